@@ -1,0 +1,131 @@
+"""``{figcard} <figure id>``: a numbered, captioned figure with all its files.
+
+The light and the dark drawing are shown by the page's colour scheme. Images
+and links point to the permanent addresses ``figures/<id>.*`` of the site, so
+the page holds no hashed copies. The number that Sphinx gives must be the one
+printed in the files and in the citation; the build fails otherwise.
+"""
+
+import json
+from html import escape
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
+from sphinx.util.osutil import relative_uri
+
+from prunelib_book import run
+
+_logger = logging.getLogger(__name__)
+_PIXELS = 96  # CSS pixels an inch
+_FILES = (
+    ("SVG", ".light.svg", "vector graphic for light pages"),
+    ("SVG dark", ".dark.svg", "vector graphic for dark pages"),
+    ("PDF", ".pdf", "vector graphic for papers"),
+    ("PNG", ".png", "bitmap, 200 dots an inch"),
+    ("CSV", ".csv", "the data that is drawn"),
+    ("code", ".py.txt", "the function that draws it"),
+    ("cite", ".bib", "BibTeX entry"),
+)
+
+
+class card_image(nodes.General, nodes.Element):
+    """The light and the dark drawing."""
+
+
+class card_links(nodes.General, nodes.Element):
+    """The row of links below the caption."""
+
+
+class FigCard(SphinxDirective):
+    """Shows the figure whose id is the argument."""
+
+    required_arguments = 1
+
+    def run(self):
+        figure_id = self.arguments[0]
+        file = run.extra(self.env) / "figures" / f"{figure_id}.json"
+        if not file.is_file():
+            raise self.error(f"figcard: the run has no figure '{figure_id}'")
+        self.env.note_dependency(str(file))
+        card = json.loads(file.read_text())
+        figure = nodes.figure("", classes=["figcard"])
+        figure["names"] = [figure_id]
+        figure["card_number"] = card["number"]
+        self.state.document.note_explicit_target(figure, figure)
+        self.set_source_info(figure)
+        figure += card_image("", card=card)
+        figure += nodes.caption(card["caption"], "", *self._inline(card["caption"]))
+        legend = nodes.legend("")
+        legend += card_links("", card={"id": figure_id, "notebook": card["notebook"]})
+        figure += legend
+        return [figure]
+
+    def _inline(self, text: str) -> list[nodes.Node]:
+        holder = nodes.Element()
+        self.state.nested_parse(StringList([text], self.env.docname), 0, holder)
+        if len(holder) != 1 or not isinstance(holder[0], nodes.paragraph):
+            raise self.error("figcard: the caption must be one paragraph of inline markdown")
+        return holder[0].children
+
+
+def _address(translator, path: str) -> str:
+    """The link from the page being written to ``path`` in the site."""
+    builder = translator.builder
+    return relative_uri(builder.get_target_uri(builder.current_docname), path)
+
+
+def _visit_image(translator, node) -> None:
+    card = node["card"]
+    width, height = (round(inches * _PIXELS) for inches in card["size"])
+    alt = escape(card["alt"])
+    for scheme in ("light", "dark"):
+        source = escape(_address(translator, f"figures/{card['id']}.{scheme}.svg"))
+        translator.body.append(
+            f'<a class="figcard-image only-{scheme}" href="{source}" title="Open the drawing">'
+            f'<img class="only-{scheme}" src="{source}" alt="{alt}"'
+            f' width="{width}" height="{height}" loading="lazy"></a>\n'
+        )
+    raise nodes.SkipNode
+
+
+def _visit_links(translator, node) -> None:
+    card = node["card"]
+    files = [(text, f"figures/{card['id']}{suffix}", why) for text, suffix, why in _FILES]
+    files.insert(-2, ("notebook", f"notebooks/{card['notebook']}.ipynb", "the executed notebook"))
+    links = (
+        f'<a href="{escape(_address(translator, path))}" title="{escape(why)}">{text}</a>'
+        for text, path, why in files
+    )
+    translator.body.append(f'<p class="figcard-links">{" ".join(links)}</p>\n')
+    raise nodes.SkipNode
+
+
+def _skip(_translator, _node) -> None:
+    raise nodes.SkipNode
+
+
+def check_numbers(app, env) -> list:
+    """Sphinx's figure numbers against those printed in the figures' own files."""
+    for docname in sorted(env.found_docs):
+        numbers = env.toc_fignumbers.get(docname, {}).get("figure", {})
+        for figure in env.get_doctree(docname).findall(nodes.figure):
+            printed = figure.get("card_number")
+            given = ".".join(map(str, numbers.get(figure["ids"][0], ())))
+            if printed and printed != given:
+                name = figure["names"][0]
+                _logger.warning(
+                    "figcard: %s is figure %s on the page but %s in its files; show the figures "
+                    "of a notebook in the order in which they are registered",
+                    *(name, given or "without number", printed),
+                    location=figure,
+                )
+    return []
+
+
+def setup(app) -> None:
+    app.add_directive("figcard", FigCard)
+    for node, visit in ((card_image, _visit_image), (card_links, _visit_links)):
+        app.add_node(node, html=(visit, None), text=(_skip, None), latex=(_skip, None))
+    app.connect("env-check-consistency", check_numbers)

@@ -1,0 +1,64 @@
+"""``{claims-table}``: what this run says of each claim of the paper."""
+
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.util.docutils import SphinxDirective
+
+from prunelib import claims, facts
+from prunelib_book import run
+
+_COLUMNS = (
+    ("", 6),
+    ("Claim of the paper", 46),
+    ("Measured here", 20),
+    ("Verdict", 14),
+    ("Chapter", 14),
+)
+_MARKS = {"supported": "✓", "not supported": "✗", "undecided": "?"}
+
+
+class ClaimsTable(SphinxDirective):
+    """One row a claim; a claim without a number in this run reads "not yet"."""
+
+    def run(self):
+        rows = [self._row(row) for row in claims.ledger(run.manifest(self.env))]
+        head = nodes.thead("", _line([[nodes.paragraph("", title)] for title, _ in _COLUMNS]))
+        group = nodes.tgroup("", *(nodes.colspec(colwidth=width) for _, width in _COLUMNS))
+        group["cols"] = len(_COLUMNS)
+        group += [head, nodes.tbody("", *rows)]
+        return [nodes.table("", group, classes=["claims"])]
+
+    def _row(self, row: dict) -> nodes.row:
+        deciding = nodes.paragraph("", f"Decided by: {row['measure']}. Supported if {row['rule']}.")
+        deciding["classes"] = ["claim-rule"]
+        measured = row["status"] == claims.MEASURED
+        number = facts.show(row | {"fmt": ".3g"}) if measured else claims.NOT_YET
+        verdict = f"{_MARKS[row['verdict']]} {row['verdict']}" if measured else "–"
+        line = _line(
+            [
+                [nodes.paragraph("", row["id"])],
+                [nodes.paragraph("", row["statement"]), deciding],
+                [nodes.paragraph("", number)],
+                [nodes.paragraph("", verdict)],
+                [nodes.paragraph("", "", self._chapter(row["notebook"]))],
+            ]
+        )
+        line["classes"] = ["verdict-" + (row["verdict"] or "none").replace(" ", "-")]
+        return line
+
+    def _chapter(self, notebook: str | None) -> nodes.Node:
+        if notebook is None or f"notebooks/{notebook}" not in self.env.found_docs:
+            return nodes.Text("–")
+        text = nodes.inline("", f"chapter {int(notebook.split('-')[0])}")
+        options = {"refdomain": "std", "reftype": "doc", "refexplicit": True, "refwarn": True}
+        link = addnodes.pending_xref("", text, reftarget=f"/notebooks/{notebook}", **options)
+        link["refdoc"] = self.env.docname
+        return link
+
+
+def _line(cells: list[list[nodes.Node]]) -> nodes.row:
+    return nodes.row("", *(nodes.entry("", *cell) for cell in cells))
+
+
+def setup(app) -> None:
+    app.add_directive("claims-table", ClaimsTable)

@@ -1,0 +1,28 @@
+"""``{val}`key```: a number of the run in the text; a missing key fails the build."""
+
+from docutils import nodes
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxRole
+
+from prunelib import facts
+from prunelib.errors import PrunelibError
+from prunelib_book import run
+
+_logger = logging.getLogger(__name__)
+
+
+class Val(SphinxRole):
+    """``key``, ``key:plain`` (no interval) or ``key:interval`` (no number)."""
+
+    def run(self):
+        key, _, form = self.text.partition(":")
+        try:
+            shown = facts.show(facts.lookup(run.manifest(self.env), key.strip()), form.strip())
+        except PrunelibError as error:
+            _logger.warning("val: %s", error, location=self.get_location())
+            return [nodes.problematic(self.rawtext, self.rawtext)], []
+        return [nodes.inline(self.rawtext, shown, classes=["val"])], []
+
+
+def setup(app) -> None:
+    app.add_role("val", Val())

@@ -1,0 +1,145 @@
+"""The only file that reads checkpoints through transformers: opening and converting.
+
+Whatever a library raises about a user's file is turned into one line here, and
+the libraries' own bars and notes are kept quiet.
+"""
+
+import contextlib
+import functools
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from prunelib.errors import PrunelibError
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """transformers and huggingface_hub say nothing below an error, and draw no bars."""
+    from transformers import modeling_gguf_pytorch_utils as gguf
+    from transformers.utils import logging as hf
+
+    level, bars = hf.get_verbosity(), hf.is_progress_bar_enabled()
+    hub = logging.getLogger("huggingface_hub")
+    hub_level, gguf_bar = hub.level, gguf.tqdm
+    hf.set_verbosity_error()
+    hf.disable_progress_bar()
+    gguf.tqdm = functools.partial(gguf_bar, disable=True)  # it has no switch of its own
+    hub.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        hf.set_verbosity(level)
+        if bars:
+            hf.enable_progress_bar()
+        gguf.tqdm = gguf_bar
+        hub.setLevel(hub_level)
+
+
+@contextlib.contextmanager
+def one_line(what: str) -> Iterator[None]:
+    """Any failure of the enclosed library call becomes ``PrunelibError(what: reason)``."""
+    try:
+        yield
+    except (PrunelibError, KeyboardInterrupt, MemoryError):
+        raise
+    except Exception as error:
+        raise PrunelibError(f"{what}: {reason(error)}") from error
+
+
+def reason(error: BaseException, limit: int = 200) -> str:
+    """The first sentence of an exception's message, or its class name."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def check_config(folder: str | Path, check: Callable | None = None):
+    """The configuration of a checkpoint folder, refused in one line if it cannot be used.
+
+    The model is built without storage, so that ``check`` (``arch.arch_for``)
+    can refuse an unsupported layout before gigabytes are downloaded or read.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise PrunelibError(f"{folder} is not a model folder: it has no config.json")
+    with quiet(), one_line(f"cannot read {folder / 'config.json'}"):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    name = (getattr(config, "architectures", None) or [type(config).__name__])[0]
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise PrunelibError(f"{name} is not supported: model type '{config.model_type}' has no "
+                            "causal language model (missing: a decoder-only stack with a head)")
+    if getattr(config, "quantization_config", None):
+        raise PrunelibError(f"{name} in {folder} is quantized: pruning needs plain weights; "
+                            "use the unquantized checkpoint or a GGUF file")
+    if check is not None:
+        with quiet(), one_line(f"{folder / 'config.json'} describes no valid model"):
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            check(model)
+    return config
+
+
+def open_model(folder: str | Path, dtype, check: Callable | None = None):
+    """(model, tokenizer) of a folder of plain safetensors; ``dtype`` a torch dtype or "auto".
+
+    Raises PrunelibError for a missing, incomplete or unreadable file and for an
+    unsupported layout. Remote code and pickled weights are never loaded.
+    """
+    from transformers import AutoModelForCausalLM
+
+    check_config(folder, check)
+    if not any(Path(folder).glob("*.safetensors")):
+        raise PrunelibError(f"{folder} has no .safetensors weights (pickled weights are not read)")
+    tokenizer = open_tokenizer(folder)
+    with quiet(), one_line(f"cannot read the weights in {folder}"):
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False,
+            local_files_only=True, output_loading_info=True)
+    # transformers fills a missing weight with random numbers and goes on.
+    if info["missing_keys"]:
+        raise PrunelibError(f"the checkpoint in {folder} is incomplete: it lacks "
+                            f"{sorted(info['missing_keys'])[0]}")
+    return model, tokenizer
+
+
+def open_tokenizer(folder: str | Path):
+    """The tokenizer of a folder. Raises PrunelibError if there is none."""
+    from transformers import AutoTokenizer
+
+    with quiet(), one_line(f"cannot read a tokenizer in {folder}"):
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+
+
+def convert_gguf(file: Path, folder: Path) -> None:
+    """Write the dequantised weights (float32), configuration and tokenizer of a GGUF file.
+
+    transformers marks a model read from GGUF as quantized, and such a model
+    refuses to be saved, cast or trained; so the plain configuration gets a
+    plain model that takes over the weights. float32 holds the grid values exactly.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with quiet(), one_line(f"cannot read {file}"):
+        read = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+        tokenizer = AutoTokenizer.from_pretrained(**read)
+        loaded = AutoModelForCausalLM.from_pretrained(**read, dtype=torch.float32)
+    with quiet():
+        config = loaded.config
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        with torch.device("meta"):
+            plain = type(loaded)(config)
+        plain.load_state_dict(loaded.state_dict(), strict=True, assign=True)
+        plain.tie_weights()
+        plain.generation_config = loaded.generation_config
+        plain.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)

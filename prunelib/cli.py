@@ -1,0 +1,224 @@
+"""The ``prunelib`` command: run, book, cite, whence, models, doctor.
+
+Results go to stdout, progress to stderr. Exit codes: 0 ok, 1 a check failed,
+2 usage or bad input (one line on stderr, no traceback).
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from prunelib.errors import PrunelibError, nearest
+
+DEFAULT_RUN = Path("runs/smollm2-135m-instruct/quick")
+
+EPILOG = """\
+examples:
+  prunelib run                                     all notebooks, default model, profile quick
+  prunelib run --model Qwen/Qwen2.5-0.5B-Instruct  the same for a model of the hub
+  prunelib run 05 --profile smoke -p drop_count=4  one notebook, its own parameter changed
+  prunelib book --run runs/Qwen--Qwen2.5-0.5B-Instruct/quick
+  prunelib cite fig-layerwise-attn                 BibTeX of a figure
+  prunelib whence figure.pdf                       which run, model and code drew this file
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Usage errors in one line, with the nearest valid word, exit code 2."""
+
+    def error(self, message: str):
+        if "invalid choice" in message and "'" in message:
+            word = message.split("invalid choice: ")[1].split("'")[1]
+            choices = [c for a in self._actions for c in (a.choices or ())]
+            message = f"unknown {message.split(':')[0].removeprefix('argument ')} '{word}'"
+            message += f"{nearest(word, choices)}; use one of {', '.join(choices)}"
+        elif message.startswith("unrecognized arguments: "):
+            word = message.removeprefix("unrecognized arguments: ").split()[0]
+            message = f"unknown argument {word}{nearest(word, self._option_string_actions)}"
+        raise PrunelibError(f"{message} (see `{self.prog} --help`)")
+
+
+def build_parser() -> Parser:
+    """The command line; each subcommand sets ``run``, the function that serves it."""
+    parser = Parser(prog="prunelib", description=__doc__.split("\n")[0], epilog=EPILOG,
+                    formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)  # fmt: skip
+    import prunelib
+
+    parser.add_argument("--version", action="version", version=f"prunelib {prunelib.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
+
+    def command(name, function, help, **options):  # noqa: A002 - argparse's own word
+        made = commands.add_parser(name, help=help, description=help, allow_abbrev=False, **options)
+        made.set_defaults(run=function)
+        return made
+
+    run = command("run", run_notebooks, "execute notebooks on a model; resumes what is unfinished")
+    run.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="05, 05-layerwise or a path; default: all")
+    run.add_argument("--model", default="smollm2-135m-instruct", metavar="ID",
+                     help="alias (see `prunelib models`), hub id, local folder or .gguf file")  # fmt: skip
+    run.add_argument("--revision", default="", metavar="SHA", help="hub branch, tag or commit")
+    run.add_argument("--profile", default="quick", help="smoke (seconds), quick (minutes) or full (hours)")
+    run.add_argument("-p", dest="given", action="append", default=[], metavar="NAME=VALUE",
+                     help="a notebook parameter; may be repeated (see --dry-run for their names)")  # fmt: skip
+    run.add_argument("--seed", default="0", metavar="N", help="seed of everything random (default 0)")
+    run.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    run.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16, float64")
+    run.add_argument("--out", default="", metavar="DIR", help="run folder (default runs/MODEL/PROFILE)")
+    run.add_argument("--fresh", action="store_true", help="compute everything again")
+    run.add_argument("--dry-run", action="store_true", help="print what would run, with all parameters")
+
+    book = command("book", build_book, "check a run and render it to a site that needs no network")
+    book.add_argument("--run", dest="folder", type=Path, default=DEFAULT_RUN, metavar="DIR",
+                      help=f"run folder (default {DEFAULT_RUN})")  # fmt: skip
+    book.add_argument("--site", type=Path, default=Path("site"), metavar="DIR", help="output (default site/)")
+
+    cite = command("cite", cite_figure, "print the BibTeX entry of a figure")
+    cite.add_argument("figure", metavar="FIGURE-ID", help="for example fig-layerwise-attn")
+    cite.add_argument("--run", dest="folder", type=Path, default=DEFAULT_RUN, metavar="DIR", help="run folder")
+
+    whence = command("whence", tell_whence, "say which run, model, data and code drew a figure file")
+    whence.add_argument("file", type=Path, metavar="FILE", help="an SVG, PDF or PNG of the book")
+
+    models = command("models", list_models, "list model aliases: licence, size, cached or not")
+    models.add_argument("--fetch", metavar="ALIAS", help="download and unpack a model now")
+    models.add_argument("--refetch", metavar="ALIAS", help="discard a cached model and fetch it again")
+
+    command("doctor", examine, "check this environment and say how to fix it")
+    return parser
+
+
+# ---------------------------------------------------------------- commands
+
+
+def run_notebooks(args) -> int:
+    from prunelib import fetch, runner
+    from prunelib.experiments import PROFILES, run_folder
+
+    if args.profile not in PROFILES:
+        options = ", ".join(PROFILES)
+        raise PrunelibError(f"unknown profile '{args.profile}'{nearest(args.profile, PROFILES)}; use one of {options}")
+    common = {"model": args.model, "revision": args.revision, "profile": args.profile, "out": args.out,
+              "seed": runner.convert("seed", args.seed, 0), "device": args.device, "dtype": args.dtype}  # fmt: skip
+    books = runner.select(args.notebooks)
+    parameters = runner.plan(books, common, args.given)
+    folder = run_folder(args.model, args.revision, args.profile, args.out)
+    if args.dry_run:
+        print(f"run folder: {folder}")
+        for book in books:
+            words = " ".join(f"{k}={v!r}" for k, v in parameters[book.id].items())
+            print(f"{book.id}: {words}")
+        return 0
+    fetch.fetch(args.model, args.revision or None)  # the long download happens here, once, with a bar
+    identity = fetch.identity(args.model, args.revision or None)
+    screen = _Screen()
+    with runner.locked(folder):
+        if args.fresh:
+            runner.discard(folder)
+        for number, book in enumerate(books, 1):
+            head = f"[{number}/{len(books)}] {book.id}"
+            if runner.is_done(folder, book, parameters[book.id], identity):
+                screen.line(f"{head}: unchanged, kept")
+                continue
+            screen.status(f"{head} …")
+            show = lambda text, head=head: screen.status(f"{head}: {text}")  # noqa: E731
+            part = runner.execute(folder, book, parameters[book.id], identity, show)
+            units = part["units"]
+            screen.line(f"{head}: {part['executed']['wall_seconds']:.0f} s"
+                        f" ({units['computed']} units computed, {units['reused']} reused)")  # fmt: skip
+    print(folder)
+    return 0
+
+
+def build_book(args) -> int:
+    from prunelib import publish
+
+    index = publish.build(args.folder, args.site)
+    print(index)
+    return 0
+
+
+def cite_figure(args) -> int:
+    from prunelib import figures
+
+    cards = sorted(p.stem for p in (args.folder / "figures").glob("fig-*.json"))
+    if not cards:
+        raise PrunelibError(f"no figures in {args.folder}: run `prunelib run` first, or name a run with --run")
+    if args.figure not in cards:
+        raise PrunelibError(f"unknown figure '{args.figure}'{nearest(args.figure, cards)}; there are {', '.join(cards)}")
+    print(figures.bibtex(figures.load_card(args.folder / "figures", args.figure)))
+    return 0
+
+
+def tell_whence(args) -> int:
+    import json
+
+    from prunelib import figures
+
+    print(json.dumps(figures.read_provenance(args.file), indent=2, sort_keys=True))
+    return 0
+
+
+def list_models(args) -> int:
+    from prunelib import doctor, fetch
+
+    if args.fetch:
+        print(fetch.fetch(args.fetch).path)
+        return 0
+    if args.refetch:
+        print(fetch.refetch(args.refetch))
+        return 0
+    rows = doctor.models()
+    columns = list(rows[0])
+    widths = [max(len(c), *(len(str(r[c])) for r in rows)) for c in columns]
+    for row in [dict(zip(columns, columns, strict=True)), *rows]:
+        print("  ".join(str(row[c]).ljust(w) for c, w in zip(columns, widths, strict=True)).rstrip())
+    print("Any hub id, local folder or .gguf file works in the same place.")
+    return 0
+
+
+def examine(args) -> int:
+    from prunelib import doctor
+
+    checks = doctor.report()
+    for name, ok, message, fix in checks:
+        print(f"{'ok  ' if ok else 'FAIL'}  {name}: {message}")
+        if not ok:
+            print(f"      fix: {fix}")
+    return 0 if all(ok for _, ok, _, _ in checks) else 1
+
+
+class _Screen:
+    """Progress on stderr: one living line on a terminal, plain lines elsewhere."""
+
+    def __init__(self):
+        self.live = sys.stderr.isatty()
+
+    def status(self, text: str) -> None:
+        if self.live:
+            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+    def line(self, text: str) -> None:
+        start = "\r\033[K" if self.live else ""
+        print(f"{start}{text}", file=sys.stderr, flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    from prunelib import runner
+
+    try:
+        args = build_parser().parse_args(arguments)
+        return args.run(args)
+    except PrunelibError as error:
+        print(f"prunelib: {error}", file=sys.stderr)
+        return 2
+    except runner.NotebookFailed as error:
+        print(f"prunelib: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nprunelib: interrupted; finished work is kept, run again to continue", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

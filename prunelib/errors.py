@@ -1,0 +1,23 @@
+"""The one exception a user is meant to read.
+
+Anything a user can fix (a misspelt name, a full disk, a corrupt cache) is
+raised as :class:`PrunelibError` with one clear line; the command line prints
+that line and exits with code 2. Everything else is a bug and keeps its
+traceback.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class PrunelibError(Exception):
+    """A problem the user can fix. ``str(error)`` is a single line."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(str(message).split()))
+
+
+def nearest(name: str, options: Iterable[str]) -> str:
+    """``" (did you mean 'x'?)"`` for the closest option, or an empty string."""
+    found = difflib.get_close_matches(str(name), list(options), n=1, cutoff=0.5)
+    return f" (did you mean '{found[0]}'?)" if found else ""

@@ -1,0 +1,240 @@
+"""What a notebook holds: its settings, its model (loaded only if needed), its record.
+
+``start(...)`` opens the run folder; the chapter functions beside this file take
+the resulting :class:`Chapter` and return tidy tables.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from prunelib import paths, store
+from prunelib.errors import PrunelibError, nearest
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+TEMPERATURES = "0.3,0.5,0.7,1,1.5,2"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much a run measures. Counts are numbers of prompts, tokens and positions."""
+
+    prompts: int  # prompts traced, from the top of the prompt set
+    new_tokens: int  # tokens the dense model writes after each prompt
+    layer_positions: int  # decoding positions a prompt in the all-layers trace
+    calibration: int  # calibration sequences (of calibration_tokens each)
+    calibration_tokens: int
+    synthetic: int  # effort of the synthetic theorem checks, 1 = smallest
+
+
+PROFILES = {
+    "smoke": Profile(4, 8, 2, 2, 64, 1),
+    "quick": Profile(32, 32, 8, 16, 128, 4),
+    "full": Profile(40, 128, 32, 128, 256, 16),
+}
+
+
+class Chapter:
+    """One notebook's view of a run. Made by :func:`start`."""
+
+    def __init__(self, run: store.Run, card: dict, settings: Profile, options: dict):
+        self.run = run
+        self.model = card  # name, fingerprint, family, sizes: enough to plan without weights
+        self.settings = settings
+        self.seed: int = options["seed"]
+        self.prompts_source: str = options["prompts"]
+        self.temperatures: tuple[float, ...] = options["temperatures"]
+        self._load = options["load"]
+
+    @cached_property
+    def lm(self):
+        """The dense model, loaded the first time something has to be computed."""
+        return self._load()
+
+    def key(self, **extra) -> dict:
+        """What every number of this run depends on, plus ``extra``."""
+        versions = store.packages()
+        return {
+            "model": self.model["fingerprint"],
+            "dtype": self.model["dtype"],
+            "device": self.model["device"],
+            "code": store.code_digest(compute_only=True),
+            "packages": {name: versions.get(name) for name in ("torch", "transformers", "numpy")},
+            "seed": self.seed,
+            **extra,
+        }
+
+    def table(self, name: str, key: dict, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """A table of this run: read back if ``key`` is unchanged, else computed and saved."""
+        return self.run.table(name, self.key(**key), compute)
+
+    def tables(
+        self, names: Sequence[str], key: dict, items: Sequence, compute: Callable
+    ) -> dict[str, pd.DataFrame]:
+        """Several tables computed together, one resumable unit for each of ``items``."""
+        return self.run.tables(names, self.key(**key), items, compute)
+
+    def figure(self, figure_id: str, data: pd.DataFrame):
+        """Draw a figure from its tidy data, save all its files, and return its card."""
+        from prunelib import figures
+
+        provenance = {
+            "notebook": self.run.notebook,
+            "model": {k: self.model[k] for k in ("name", "revision", "fingerprint")},
+            "profile": self.run.part["profile"],
+            "seed": self.seed,
+            "code": store.code_version(),
+            "packages": {k: v for k, v in store.packages().items() if k in ("torch", "transformers")},
+        }
+        folder = self.run.folder / "figures"
+        card = figures.draw(figure_id, data, folder, provenance)
+        files = {f.name: store.sha256(f) for f in sorted(folder.glob(f"{figure_id}.*"))}
+        self.run.part["figures"][figure_id] = {"files": files, "notebook": self.run.notebook}
+        self.run.save()
+        return card
+
+    def value(self, key: str, value, lo=None, hi=None, exact: bool = False, fmt: str = ".3g") -> None:
+        """Record a number for the prose (``{val}`` role).
+
+        It needs an interval (``lo``, ``hi``) or ``exact=True``; counts and
+        settings are exact.
+        """
+        if not exact and (lo is None or hi is None):
+            raise ValueError(f"value '{key}' has neither an interval nor exact=True")
+        self.run.part["values"][key] = {"exact": exact, "fmt": fmt} | _numbers(value, lo, hi)
+        self.run.save()
+
+    def values(self, entries: dict[str, tuple], fmt: str = ".3g") -> None:
+        """Record several ``key: (value, lo, hi)`` at once."""
+        for key, (value, lo, hi) in entries.items():
+            self.value(key, value, lo, hi, fmt=fmt)
+
+    def claim(self, claim_id: str, value, lo=None, hi=None, exact: bool = False) -> str:
+        """Record what this run says of a claim of the paper; returns the verdict."""
+        from prunelib import claims
+
+        claim = claims.CLAIMS[claim_id]
+        verdict = claims.judge(claim, value, value if lo is None else lo, value if hi is None else hi)
+        self.run.part["claims"][claim_id] = {"exact": exact, "verdict": verdict} | _numbers(value, lo, hi)
+        self.run.save()
+        return verdict
+
+
+def _numbers(value, lo, hi) -> dict:
+    """JSON-safe value and interval: non-finite numbers become None."""
+
+    def clean(x):
+        if x is None or isinstance(x, str | bool | int):
+            return x
+        return float(x) if math.isfinite(x) else None
+
+    return {"value": clean(value), "lo": clean(lo), "hi": clean(hi)}
+
+
+def parse_temperatures(text: str) -> tuple[float, ...]:
+    """``"0.5,1,2"`` -> ``(0.5, 1.0, 2.0)``, always with 1. Raises PrunelibError on T <= 0."""
+    try:
+        found = {float(x) for x in str(text).split(",") if x.strip()}
+    except ValueError:
+        raise PrunelibError(f"temperatures must be numbers separated by commas, got '{text}'") from None
+    bad = [t for t in found if not 0 < t < math.inf]
+    if bad:
+        raise PrunelibError(f"temperature must be above 0, got {bad[0]:g}")
+    return tuple(sorted(found | {1.0}))
+
+
+def run_folder(model: str, revision: str, profile: str, out: str = "") -> Path:
+    """``out`` if given, else ``runs/<model slug>/<profile>`` below the current folder."""
+    return Path(out) if out else Path("runs") / paths.slugify(model, revision) / profile
+
+
+def start(
+    notebook: str,
+    model: str = DEFAULT_MODEL,
+    revision: str = "",
+    profile: str = "quick",
+    seed: int = 0,
+    device: str = "auto",
+    dtype: str = "auto",
+    out: str = "",
+    prompts: str = "default",
+    limit: int = 0,
+    temperatures: str = TEMPERATURES,
+    **own,
+) -> Chapter:
+    """Open the run folder for one notebook.
+
+    ``model`` is an alias, a hub id, a local folder or a GGUF file; ``profile``
+    one of smoke, quick, full; ``out`` a run folder other than the default;
+    ``prompts`` the committed set or a user's file; ``limit`` a number of
+    prompts other than the profile's (0: the profile's); ``own`` the notebook's
+    own parameters, only recorded here. Raises PrunelibError on a bad value.
+    """
+    if profile not in PROFILES:
+        options = ", ".join(PROFILES)
+        raise PrunelibError(f"unknown profile '{profile}'{nearest(profile, PROFILES)}; use one of {options}")
+    if limit < 0:
+        raise PrunelibError(f"limit must be 0 or a number of prompts, got {limit}")
+    settings = PROFILES[profile]
+    if limit:
+        settings = Profile(**asdict(settings) | {"prompts": limit})
+    folder = run_folder(model, revision, profile, out)
+    about = {"seed": seed, "prompts": prompts, "temperatures": parse_temperatures(temperatures)}
+    about["load"] = loader = _Loader(model, revision or None, dtype, device)
+    card = loader.card(folder / "model.json")
+    parameters = {
+        "model": model, "revision": revision, "profile": profile, "seed": seed, "device": device,
+        "dtype": dtype, "out": out, "prompts": prompts, "limit": limit, "temperatures": temperatures,
+    }  # fmt: skip
+    common = {
+        "parameters": parameters | own,
+        "model": card,
+        "profile": profile,
+        "seed": seed,
+        "code": store.code_version(),
+        "packages": store.packages(),
+        "hardware": store.hardware(),
+    }
+    return Chapter(store.Run(folder, notebook, common), card, settings, about)
+
+
+class _Loader:
+    """Loads the model once, and knows its card without loading when nothing changed."""
+
+    def __init__(self, *arguments):
+        self.arguments = arguments
+        self._lm = None
+
+    def __call__(self):
+        if self._lm is None:
+            import prunelib
+
+            self._lm = prunelib.load(*self.arguments)
+        return self._lm
+
+    def card(self, file: Path) -> dict:
+        """Name, fingerprint and sizes of the model; from ``file`` if the weights are the same files."""
+        from prunelib import fetch
+
+        name, revision, dtype, device = self.arguments
+        identity = store.key_hash({"asked": self.arguments, "files": fetch.identity(name, revision)})
+        known = store.read_json(file)
+        if known.get("identity") == identity:
+            return known["card"]
+        lm = self()
+        parameters = sum(p.numel() for p in lm.model.parameters())
+        card = lm.describe() | {"parameters": parameters}
+        store.write_json(file, {"identity": identity, "card": card})
+        return card
+
+
+def prompt_file(source: str) -> str:
+    """Hash of the prompt set, for table keys. ``source`` as in ``start(prompts=...)``."""
+    file = paths.data_dir() / "prompts.jsonl" if source == "default" else Path(source).expanduser()
+    if not file.is_file():
+        raise PrunelibError(f"no prompt file {file}")
+    return store.sha256(file)

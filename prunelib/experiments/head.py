@@ -1,0 +1,173 @@
+"""Why the LM head shrinks the relative orthogonal perturbation (claim C5)."""
+
+import numpy as np
+import pandas as pd
+
+from prunelib.experiments.chapter import Chapter
+from prunelib.experiments.layerwise import (
+    BATCH, _batch, _decoding_positions, _key, claims_table, layerwise, middle_layers, trajectories,
+)  # fmt: skip
+from prunelib.measure.stats import bands, bootstrap, cluster_mean
+
+GROUPS = 4  # depth quarters in the spectrum figure
+
+
+def _head(ch: Chapter):
+    from prunelib.measure.spectrum import head_spectrum
+
+    return head_spectrum(ch.lm.W)
+
+
+def spectrum(ch: Chapter) -> pd.DataFrame:
+    """Singular values of the LM head: ``index`` (0 = largest), ``sigma``, and the share of the
+    squared gain of each direction that is a common offset of all logits, ``offset_share``."""
+
+    def compute() -> pd.DataFrame:
+        head = _head(ch)
+        offset = (head.basis.T @ head.common).square() * head.vocab_size / head.sigma.square()
+        columns = {"sigma": head.sigma.cpu().numpy(), "offset_share": offset.cpu().numpy()}
+        return pd.DataFrame({"index": range(len(head.sigma)), **columns})
+
+    return ch.table("head_spectrum", {}, compute)
+
+
+def energy_profiles(ch: Chapter) -> pd.DataFrame:
+    """Where the stream and its perturbations lie in the spectrum of the head.
+
+    One row for each ``prompt_id, sublayer, layer, index`` with the mean over
+    decoding positions of the energy share of ``h`` (``energy_h``) and of
+    ``Δh⊥`` (``energy_dh``) along that singular direction.
+    """
+    paths = trajectories(ch)
+    count = ch.settings.layer_positions
+
+    def compute(rows) -> dict[str, pd.DataFrame]:
+        return {"head_energy": _profile(ch, rows, count)}
+
+    groups = [paths.iloc[i : i + BATCH] for i in range(0, len(paths), BATCH)]
+    return ch.tables(["head_energy"], _key(ch, paths) | {"positions": count}, groups, compute)["head_energy"]
+
+
+def _profile(ch: Chapter, rows: pd.DataFrame, count: int) -> pd.DataFrame:
+    from prunelib.measure.spectrum import energy, orthogonal_part
+    from prunelib.measure.trace import sublayer_states
+
+    head = _head(ch)
+    ids, mask, first = _batch(ch, rows)
+    chosen = _decoding_positions(first, ids.shape[1], count).to(ids.device)
+    owner = np.repeat(np.arange(len(rows)), chosen.sum(1).cpu().numpy())
+    frames = []
+    for sublayer, layer, dense, pruned in sublayer_states(ch.lm, ids, mask, chosen):
+        shares = energy(head, dense), energy(head, orthogonal_part(dense, pruned - dense))
+        for row, prompt_id in enumerate(rows["prompt_id"]):
+            of_row = (x[owner == row].mean(0).cpu().numpy() for x in shares)
+            columns = dict(zip(("energy_h", "energy_dh"), of_row, strict=True))
+            index = {"prompt_id": prompt_id, "sublayer": sublayer, "layer": layer}
+            frames.append(pd.DataFrame({**index, "index": np.arange(len(head.sigma)), **columns}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def attenuation(ch: Chapter) -> pd.DataFrame:
+    """``(‖Δz⊥‖/‖z‖) / (‖Δh⊥‖/‖h‖)`` by layer, measured and predicted from the spectrum.
+
+    Columns ``sublayer, layer, kind`` (measured | profile | isotropic) with
+    ``median, q05, q95`` for the measured ratio over tokens. ``profile``
+    predicts it from the layer's mean energy profiles alone,
+    ``g(Δh⊥) / g(h)``; ``isotropic`` does so for a perturbation of random
+    direction, ``σ_rms / g(h)``. Raw lens: the linear head and nothing else.
+    """
+    measured = bands(_ratios(ch), "ratio", ["sublayer", "layer"], seed=ch.seed).assign(kind="measured")
+    sigma2 = spectrum(ch)["sigma"].to_numpy() ** 2
+    profiles = energy_profiles(ch).groupby(["sublayer", "layer", "index"], sort=True).mean(numeric_only=True)
+    records = []
+    for (sublayer, layer), part in profiles.groupby(["sublayer", "layer"], sort=True):
+        gain_h = np.sqrt(part["energy_h"].to_numpy() @ sigma2)
+        gain_dh = np.sqrt(part["energy_dh"].to_numpy() @ sigma2)
+        for kind, gain in (("profile", gain_dh), ("isotropic", np.sqrt(sigma2.mean()))):
+            records.append({"sublayer": sublayer, "layer": layer, "kind": kind, "median": gain / gain_h})
+    columns = ["sublayer", "layer", "kind", "median", "q05", "q95"]
+    return pd.concat([measured, pd.DataFrame(records)], ignore_index=True)[columns]
+
+
+def _ratios(ch: Chapter) -> pd.DataFrame:
+    traces = layerwise(ch)
+    index = ["prompt_id", "position", "sublayer", "layer"]
+    z = traces.z[traces.z["lens"] == "raw"]
+    rows = z.merge(traces.h[[*index, "beta_h"]], on=index, validate="one_to_one")
+    rows = rows[rows["beta_h"] > 0]
+    return rows.assign(ratio=rows["beta_z"] / rows["beta_h"])
+
+
+def spectrum_profiles(ch: Chapter) -> pd.DataFrame:
+    """Cumulative energy of ``h`` and ``Δh⊥`` over the head's directions, largest gain first.
+
+    Long table: ``vector`` (h | dh_perp | squared gain), ``depth`` (quarter of
+    the layers), ``index``, ``cumulative`` share.
+    """
+    sigma = spectrum(ch)["sigma"].to_numpy()
+    profiles = energy_profiles(ch)
+    quarter = (profiles["layer"] * GROUPS // ch.model["n_layers"]).astype(int) + 1
+    means = profiles.assign(depth=quarter).groupby(["depth", "index"], sort=True).mean(numeric_only=True)
+    pieces = []
+    gain = pd.DataFrame({"vector": "squared gain", "depth": 0, "index": range(len(sigma))})
+    pieces.append(gain.assign(cumulative=np.cumsum(sigma**2) / np.sum(sigma**2)))
+    for depth, part in means.groupby("depth"):
+        for vector, column in (("h", "energy_h"), ("dh_perp", "energy_dh")):
+            piece = pd.DataFrame({"vector": vector, "depth": depth, "index": range(len(sigma))})
+            pieces.append(piece.assign(cumulative=np.cumsum(part[column].to_numpy())))
+    return pd.concat(pieces, ignore_index=True)
+
+
+def centred(ch: Chapter) -> pd.DataFrame:
+    """Mean ``1 − cos z`` by layer with and without the common offset, both lenses.
+
+    Columns ``sublayer, lens, layer, version`` (as is | centred) and bands.
+    """
+    z = layerwise(ch).z
+    pieces = []
+    for version, column in (("as is", "one_minus_cos_z"), ("centred", "one_minus_cos_z_centred")):
+        pieces.append(bands(z, column, ["sublayer", "lens", "layer"], seed=ch.seed).assign(version=version))
+    return pd.concat(pieces, ignore_index=True)
+
+
+def record(ch: Chapter) -> pd.DataFrame:
+    """Record the values and claim C5 of the LM-head chapter; returns the claim as a table."""
+    ratios = _ratios(ch)
+    table = attenuation(ch)
+    ch.claim("C5", *bootstrap(ratios, lambda f: np.median(f["ratio"]), seed=ch.seed))
+    for sublayer, part in ratios.groupby("sublayer"):
+        ch.value(f"head.{sublayer}.ratio", *bootstrap(part, lambda f: np.median(f["ratio"]), seed=ch.seed))
+        share = cluster_mean(part["ratio"] < 1, part["prompt_id"], seed=ch.seed)
+        ch.value(f"head.{sublayer}.share_below_1", *share, fmt=".1%")
+        layers = part.groupby("layer")["ratio"].median()
+        ch.value(f"head.{sublayer}.layers_below_1", int((layers < 1).sum()), exact=True, fmt="d")
+        wide = table[table["sublayer"] == sublayer].pivot(index="layer", columns="kind", values="median")
+        error = np.abs(np.log(wide["profile"] / wide["measured"]))
+        ch.value(f"head.{sublayer}.profile_error", float(np.exp(error.median()) - 1), exact=True, fmt=".1%")
+        error = np.abs(np.log(wide["isotropic"] / wide["measured"]))
+        ch.value(f"head.{sublayer}.isotropic_error", float(np.exp(error.median()) - 1), exact=True, fmt=".1%")
+    head = spectrum(ch)
+    power = head["sigma"] ** 2
+    ch.value("head.top_share", float(power[0] / power.sum()), exact=True, fmt=".1%")
+    ch.value("head.top_offset_share", float(head["offset_share"][0]), exact=True, fmt=".1%")
+    ch.value("head.top_over_rms", float(head["sigma"][0] / np.sqrt(power.mean())), exact=True, fmt=".2f")
+    top = energy_profiles(ch)
+    top = top[top["index"] == 0]
+    for vector in ("h", "dh"):
+        mean = cluster_mean(top[f"energy_{vector}"], top["prompt_id"], seed=ch.seed)
+        ch.value(f"head.top_energy_{vector}", *mean, fmt=".2%")
+    _record_offset(ch)
+    return claims_table(ch)
+
+
+def _record_offset(ch: Chapter) -> None:
+    z = layerwise(ch).z
+    z = z[z["layer"].isin(middle_layers(ch.model["n_layers"]))]
+    for lens, part in z.groupby("lens"):
+        energy = ch.model["vocab_size"] * part["mean_z"] ** 2 / part["norm_z"] ** 2
+        ch.value(f"head.{lens}.offset_energy", *cluster_mean(energy, part["prompt_id"], seed=ch.seed), fmt=".1%")
+
+        def times(f: pd.DataFrame) -> float:
+            return float(f["one_minus_cos_z_centred"].mean() / f["one_minus_cos_z"].mean())
+
+        ch.value(f"head.{lens}.centred_times", *bootstrap(part, times, seed=ch.seed), fmt=".2f")

@@ -1,0 +1,80 @@
+"""Theory against measurement at one middle attention layer (the paper's Fig. 6)."""
+
+import numpy as np
+import pandas as pd
+
+from prunelib.experiments.chapter import Chapter
+from prunelib.experiments.layerwise import middle_layer
+from prunelib.measure.stats import bootstrap
+from prunelib.measure.theory import kl_bounds, softmax_bounds
+
+MEASURES = {
+    "cosine": ("one_minus_cos_p", "fig:theory_vs_measured:one_minus_cosine", "one_minus_cosine"),
+    "kl": ("kl_dense_pruned", "fig:theory_vs_measured:kl", "kl"),
+}
+
+
+def theory_meets_measurement(ch: Chapter, measure: str, layer: int = -1, temperature: float = 1.0):
+    """Measured and estimated deviation at every decoding position, and the paper's series.
+
+    ``measure`` is ``cosine`` (1 − cos p, Theorem 2) or ``kl`` (KL(dense‖pruned), Theorem 3).
+    Columns: ``source, prompt_id, lens, step, measured, estimated, lower, upper``.
+    """
+    from prunelib import paper
+
+    column, figure, _ = MEASURES[measure]
+    p = middle_layer(ch, layer, temperature).p
+    if measure == "cosine":
+        estimate, lower, upper = softmax_bounds(p["var_r"], p["range_dz"], temperature)
+    else:
+        estimate, lower, upper = kl_bounds(p["var_p"], p["range_dz"], temperature)
+    ours = p[["prompt_id", "lens"]].assign(
+        source="this model", step=p["position"], measured=p[column],
+        estimated=np.asarray(estimate), lower=np.asarray(lower), upper=np.asarray(upper),
+    )  # fmt: skip
+    measured, estimated = (paper.series(figure, name) for name in ("measured", "estimated"))
+    both = measured.merge(estimated, on="x", suffixes=("_measured", "_estimated"))
+    theirs = pd.DataFrame({"step": both["x"], "measured": both["y_measured"], "estimated": both["y_estimated"]})
+    theirs = theirs.assign(source="paper", prompt_id="paper", lens="raw")
+    return pd.concat([ours, theirs], ignore_index=True)
+
+
+def agreement(rows: pd.DataFrame, seed: int = 0) -> dict[str, tuple[float, float, float]]:
+    """Pearson correlation and median estimate/measured ratio with 95 % intervals over prompts."""
+    rows = rows[rows["measured"] > 0]
+
+    def pearson(f: pd.DataFrame) -> float:
+        return float(np.corrcoef(f["measured"], f["estimated"])[0, 1])
+
+    def ratio(f: pd.DataFrame) -> float:
+        return float(np.median(f["estimated"] / f["measured"]))
+
+    return {"pearson": bootstrap(rows, pearson, seed=seed), "ratio": bootstrap(rows, ratio, seed=seed)}
+
+
+def record(ch: Chapter, tables: dict[str, pd.DataFrame], layer: int = -1) -> pd.DataFrame:
+    """Record agreement for both measures and lenses; returns it beside the paper's numbers."""
+    from prunelib import paper
+
+    rows = []
+    for measure, table in tables.items():
+        reported = paper.stat("stat:theory_vs_measured", MEASURES[measure][2])
+        theirs = {"pearson": reported["pearson"], "ratio": reported["median_estimate_over_measured"]}
+        for lens in ("raw", "normed"):
+            ours = table[(table["source"] == "this model") & (table["lens"] == lens)]
+            found = agreement(ours, ch.seed)
+            ch.values({f"middle.{measure}.{lens}.{k}": v for k, v in found.items()}, fmt=".3f")
+            # The interval theorem is exact; one float32 rounding of the trace is allowed for.
+            slack = 2e-6 + 1e-4 * ours["measured"]
+            inside = ours["measured"].between(ours["lower"] - slack, ours["upper"] + slack)
+            ch.value(f"middle.{measure}.{lens}.inside", inside.mean(), exact=True, fmt=".1%")
+            for name, (value, lo, hi) in found.items():
+                row = {"measure": measure, "lens": lens, "statistic": name, "value": value}
+                rows.append(row | {"lo": lo, "hi": hi, "paper": theirs[name]})
+        for name, value in theirs.items():
+            ch.value(f"middle.{measure}.paper.{name}", value, exact=True, fmt=".3f")
+    some = tables["kl"][tables["kl"]["source"] == "this model"]
+    ch.value("middle.positions", len(some[some["lens"] == "raw"]), exact=True, fmt=",d")
+    ch.value("middle.prompts", some["prompt_id"].nunique(), exact=True, fmt="d")
+    ch.value("middle.layer", ch.model["n_layers"] // 2 if layer == -1 else layer, exact=True, fmt="d")
+    return pd.DataFrame(rows)

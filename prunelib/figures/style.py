@@ -1,0 +1,117 @@
+"""How figures look: one palette for light and one for dark pages, paper-sized type.
+
+The hues and their order are Okabe and Ito's colour-safe set (2008). A hue whose
+contrast with the page is below 3:1 is made darker (light page) or lighter (dark
+page); markers and line styles repeat what the colour says.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import matplotlib
+import matplotlib.style
+from matplotlib.figure import Figure
+
+WIDTHS = {"text": 6.75, "wide": 8.5}  # inches; "text" is a two-column paper's full width
+DPI = 200
+LIGHT_PAGE, DARK_PAGE = "#ffffff", "#121212"  # the same as in book/_static/prunelib.css
+
+
+class Palette(NamedTuple):
+    """Six hues, usable by name or, in this order, by index."""
+
+    blue: str
+    vermillion: str
+    green: str
+    purple: str
+    orange: str
+    sky: str
+
+
+_ON_LIGHT = Palette("#0072B2", "#D55E00", "#009E73", "#C0699A", "#B07C00", "#3A9BDC")
+_ON_DARK = Palette("#3A9BDC", "#F07A2A", "#00B386", "#CC79A7", "#E69F00", "#9AD3F5")
+
+
+# Solid, dashed, dotted, dash-dotted, long-dashed, short-dashed (offset, on-off lengths).
+_LINESTYLES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (8, 3)), (0, (3, 1)))
+
+
+@dataclass(frozen=True)
+class Style:
+    """What a drawing function may ask for; made by :func:`light` and :func:`dark`."""
+
+    dark: bool
+    colours: Palette
+    foreground: str  # text, axes, reference lines
+    muted: str  # second-rank text, zero lines
+    grid: str
+    page: str  # background
+    density: str  # name of the sequential colour map for hexbins and heat maps
+    markers: tuple[str, ...] = ("o", "s", "^", "D", "v", "P")
+    linestyles: tuple = _LINESTYLES
+
+    def subplots(
+        self, width: str = "text", height: float = 2.8, nrows: int = 1, ncols: int = 1, **options
+    ):
+        """A figure and its axes, as ``pyplot.subplots`` returns them.
+
+        ``width`` is ``"text"`` (6.75 in) or ``"wide"`` (8.5 in), ``height`` is
+        in inches; ``options`` go to ``Figure.subplots``. No pyplot state is
+        touched, so nothing is left open in a notebook.
+        """
+        figure = Figure(figsize=(WIDTHS[width], height), dpi=DPI, layout="constrained")
+        return figure, figure.subplots(nrows, ncols, **options)
+
+
+def light() -> Style:
+    """For paper and the light page."""
+    return Style(False, _ON_LIGHT, "#1f2328", "#5f6b76", "#e3e6ea", LIGHT_PAGE, "viridis_r")
+
+
+def dark() -> Style:
+    """For the dark page."""
+    return Style(True, _ON_DARK, "#e6e6e6", "#a3adb8", "#30353b", DARK_PAGE, "viridis")
+
+
+@contextlib.contextmanager
+def applied(style: Style, salt: str) -> Iterator[None]:
+    """matplotlib's settings for ``style``, put back on leaving.
+
+    Starts from matplotlib's own defaults, so that a user's matplotlibrc changes
+    no byte of a figure. ``salt`` makes the ids inside an SVG repeatable.
+    """
+    settings = {
+        "svg.hashsalt": salt,
+        "svg.fonttype": "path",  # looks the same where the font is missing
+        "pdf.fonttype": 42,
+        "savefig.dpi": DPI,
+        "savefig.facecolor": style.page,
+        "figure.facecolor": style.page,
+        "axes.facecolor": style.page,
+        "font.family": "DejaVu Sans",  # comes with matplotlib
+        "font.size": 9,
+        "axes.titlesize": 9,
+        "axes.labelsize": 9,
+        "xtick.labelsize": 8,
+        "ytick.labelsize": 8,
+        "legend.fontsize": 8,
+        "legend.frameon": False,
+        "axes.titlelocation": "left",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "axes.linewidth": 0.8,
+        "grid.linewidth": 0.6,
+        "grid.color": style.grid,
+        "lines.linewidth": 1.5,
+        "lines.markersize": 4,
+        "axes.prop_cycle": matplotlib.cycler(color=list(style.colours)),
+        "image.cmap": style.density,
+    }
+    inked = "text.color axes.labelcolor axes.edgecolor axes.titlecolor xtick.color ytick.color"
+    settings |= dict.fromkeys(inked.split(), style.foreground)
+    with matplotlib.style.context(["default", settings]):
+        yield

@@ -1,0 +1,297 @@
+"""A loaded language model: weights, tokenizer, layout, identity.
+
+``load`` takes an alias of ``data/models.toml``, a local folder, a GGUF file or
+a hub id and returns one :class:`LM`. All other modules work on that object and
+never ask where the model came from.
+"""
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from prunelib import checkpoint, fetch
+from prunelib.arch import ArchSpec, arch_for
+from prunelib.errors import PrunelibError, nearest
+from prunelib.paths import slugify
+
+DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
+LENSES = ("raw", "normed")
+
+# Facts about how a model was stored, not about the function it computes.
+_VOLATILE_CONFIG = {"_name_or_path", "_model_name_or_path", "transformers_version", "architectures",
+                    "dtype", "torch_dtype", "use_cache", "quantization_config"}
+
+
+@dataclass(eq=False)
+class LM:
+    """A dense causal language model in evaluation mode, without gradients.
+
+    Attributes
+    ----------
+    model : transformers ``*ForCausalLM``
+    tokenizer : transformers tokenizer, or None for an in-memory model
+    arch : where the parts are (:class:`prunelib.arch.ArchSpec`)
+    name : what the user asked for; ``slug`` is the same, safe as a folder name
+    revision : hub commit, or the pinned source of an alias, or None
+    fingerprint : SHA-256 over configuration and weights (:func:`fingerprint`)
+    licence : SPDX id where it is known
+    """
+
+    model: nn.Module
+    tokenizer: object | None
+    arch: ArchSpec
+    name: str
+    slug: str
+    revision: str | None
+    fingerprint: str
+    licence: str = "unknown"
+
+    @classmethod
+    def from_model(cls, model: nn.Module, tokenizer=None, name: str = "tiny",
+                   revision: str | None = None, licence: str = "unknown") -> "LM":
+        """Wrap a model that is already in memory (it is put in eval mode, gradients off).
+
+        Raises PrunelibError for an unsupported layout, offloaded weights, or a
+        weight that holds NaN or Inf.
+        """
+        arch = arch_for(model)
+        model.eval().requires_grad_(False)
+        return cls(model, tokenizer, arch, name, slugify(name), revision,
+                   fingerprint(model), licence)
+
+    @property
+    def device(self) -> torch.device:
+        return self.W.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.W.dtype
+
+    @property
+    def config(self):
+        return self.model.config
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.layers)
+
+    @property
+    def d_model(self) -> int:
+        return self.W.shape[1]
+
+    @property
+    def vocab_size(self) -> int:
+        return self.W.shape[0]
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        return list(self.model.get_submodule(self.arch.layers))
+
+    def attn(self, layer: int) -> nn.Module:
+        return self.layers[layer].get_submodule(self.arch.attn)
+
+    def mlp(self, layer: int) -> nn.Module:
+        return self.layers[layer].get_submodule(self.arch.mlp)
+
+    def mid(self, layer: int) -> nn.Module | None:
+        """The submodule whose input is ``resid_mid``; None in a parallel block."""
+        return self.layers[layer].get_submodule(self.arch.mid) if self.arch.mid else None
+
+    @property
+    def ln_final(self) -> nn.Module:
+        return self.model.get_submodule(self.arch.ln_final)
+
+    @property
+    def W(self) -> Tensor:
+        """Unembedding weight [V, d], the model's own storage (not a copy)."""
+        return self.model.get_submodule(self.arch.unembed).weight
+
+    @property
+    def unembed_bias(self) -> Tensor | None:
+        return getattr(self.model.get_submodule(self.arch.unembed), "bias", None)
+
+    def unembed(self, h: Tensor, lens: str = "normed") -> Tensor:
+        """Logits z [..., V] in float32 of a stream h [..., d].
+
+        ``lens="raw"`` is ``W h``, what the paper's code applies to inner layers;
+        ``"normed"`` is ``W ln_final(h)``, what the model applies to its last layer.
+        Both are followed by the family's own logit scaling and softcap, so the
+        normed lens on the last ``resid_post`` gives the model's logits.
+        """
+        if lens not in LENSES:
+            raise PrunelibError(f"unknown lens '{lens}'{nearest(lens, LENSES)}; use raw or normed")
+        h = h.to(self.device, self.dtype)
+        if lens == "normed":
+            h = self.ln_final(h)
+        return self.scale_logits(nn.functional.linear(h, self.W, self.unembed_bias).float())
+
+    def encode(self, texts: list[str], chat: bool | None = None, side: str = "left") -> dict:
+        """Token ids of a padded batch: input_ids, attention_mask, position_ids [B, S] int64.
+
+        ``chat=None`` uses the chat template (with the generation prompt) when the
+        tokenizer has one. Position ids count real tokens from 0 whatever the
+        padding: a bare forward would number the pads too.
+        """
+        return pad([self.encode_one(text, chat) for text in texts], self.pad_id, side, self.device)
+
+    def encode_one(self, text: str, chat: bool | None = None) -> list[int]:
+        """Token ids of one text, unpadded; see :meth:`encode`."""
+        tokenizer = self.require_tokenizer()
+        template = bool(getattr(tokenizer, "chat_template", None))
+        if chat and not template:
+            raise PrunelibError(f"{self.name} has no chat template; use chat=False")
+        if chat is False or not template:
+            return list(tokenizer(text)["input_ids"])
+        rendered = tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False)
+        # The template writes its own special tokens.
+        return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of token ids, special tokens left out."""
+        return self.require_tokenizer().decode(ids, skip_special_tokens=True)
+
+    def require_tokenizer(self):
+        if self.tokenizer is None:
+            raise PrunelibError(f"{self.name} has no tokenizer: pass one to LM.from_model")
+        return self.tokenizer
+
+    @property
+    def pad_id(self) -> int:
+        """A valid id for masked positions, also for tokenizers without a pad token."""
+        candidates = (getattr(self.tokenizer, "pad_token_id", None), *sorted(self.eos_ids))
+        return next((i for i in candidates if i is not None and i < self.vocab_size), 0)
+
+    @property
+    def eos_ids(self) -> set[int]:
+        """Every id that would end generation (tokenizer, config, generation config)."""
+        generation = getattr(self.model, "generation_config", None)
+        found: set[int] = set()
+        for source in (self.tokenizer, self.config, generation):
+            value = getattr(source, "eos_token_id", None)
+            found.update(value if isinstance(value, (list, tuple)) else [value])
+        return {int(i) for i in found if i is not None and 0 <= i < self.vocab_size}
+
+    def describe(self) -> dict:
+        """The manifest's ``model`` entry."""
+        return {
+            "name": self.name, "slug": self.slug, "revision": self.revision,
+            "fingerprint": self.fingerprint, "family": self.arch.family,
+            "n_layers": self.n_layers, "d_model": self.d_model, "vocab_size": self.vocab_size,
+            "licence": self.licence, "dtype": str(self.dtype).removeprefix("torch."),
+            "device": self.device.type,
+        }
+
+    def scale_logits(self, z: Tensor) -> Tensor:
+        """The family's logit scaling and softcap applied to ``W h`` (identity for most)."""
+        scale, divisor, cap = (getattr(self.config, attribute, None) if attribute else None
+                               for attribute in (self.arch.logit_scale, self.arch.logit_divisor,
+                                                 self.arch.softcap))
+        z = z * scale if scale is not None else z
+        z = z / divisor if divisor is not None else z
+        return cap * torch.tanh(z / cap) if cap is not None else z
+
+
+def pad(sequences: list[list[int]], pad_id: int, side: str = "left", device="cpu") -> dict:
+    """Batch token lists of different lengths: input_ids, attention_mask, position_ids [B, S]."""
+    if side not in ("left", "right"):
+        raise PrunelibError(f"unknown padding side '{side}'; use left or right")
+    if not sequences or not all(sequences):
+        raise PrunelibError("nothing to encode: a text gave no tokens")
+    width = max(map(len, sequences))
+    ids = torch.full((len(sequences), width), pad_id, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        where = slice(width - len(sequence), width) if side == "left" else slice(len(sequence))
+        ids[row, where] = torch.tensor(sequence, dtype=torch.long)
+        mask[row, where] = 1
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    return {"input_ids": ids.to(device), "attention_mask": mask.to(device),
+            "position_ids": positions.to(device)}
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 over the configuration and sorted (name, shape, dtype, bytes) of the weights.
+
+    Facts of storage (paths, library versions) are left out, so a saved and
+    reloaded model keeps its fingerprint. Tied weights count once. Raises
+    PrunelibError for offloaded weights and for NaN or Inf, naming the tensor.
+    """
+    weights = sorted(model.named_parameters(), key=lambda item: item[0])
+    digest = hashlib.sha256(_config_json(model.config).encode())
+    # Hashing releases the interpreter lock: a large model uses every core.
+    with ThreadPoolExecutor(max_workers=torch.get_num_threads()) as pool:
+        for part in pool.map(lambda item: _digest(*item), weights):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _config_json(config) -> str:
+    facts = {k: v for k, v in config.to_dict().items() if k not in _VOLATILE_CONFIG}
+    return json.dumps(facts, sort_keys=True, default=str)
+
+
+def _digest(name: str, weight: Tensor) -> bytes:
+    if weight.device.type == "meta":
+        raise PrunelibError(f"weight {name} is offloaded: load the model on one device "
+                            "(a smaller model, or --dtype bfloat16)")
+    if weight.is_floating_point() and not torch.isfinite(weight).all():
+        raise PrunelibError(f"weight {name} holds NaN or Inf: the checkpoint is damaged")
+    plain = weight.detach().cpu().contiguous()
+    digest = hashlib.sha256(f"{name} {tuple(plain.shape)} {plain.dtype}\n".encode())
+    digest.update(plain.view(-1).view(torch.uint8).numpy() if plain.numel() else b"")
+    return digest.digest()
+
+
+def load(name: str, revision: str | None = None, dtype: str | torch.dtype = "auto",
+         device: str = "auto") -> LM:
+    """Load a model by alias, local folder, GGUF file or hub id.
+
+    Parameters
+    ----------
+    name : alias (``prunelib models`` lists them), path, or ``org/model``
+    revision : hub branch, tag or commit; always a string
+    dtype : "auto" (float32 on a CPU, the checkpoint's own on a GPU) or a torch dtype name
+    device : "auto" (cuda, else mps, else cpu) or a torch device name
+
+    Raises PrunelibError, one line each, for what a user can fix: unknown model,
+    no network and no cache, corrupt files, unsupported layout, NaN weights.
+    """
+    where = resolve_device(device)
+    wanted = resolve_dtype(dtype, where)
+    source = fetch.fetch(name, revision or None)
+    model, tokenizer = checkpoint.open_model(source.path, wanted, check=arch_for)
+    lm = LM.from_model(model.to(where), tokenizer, name, source.revision, source.licence)
+    lm.slug = slugify(name, revision or None)
+    return lm
+
+
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype | str:
+    """A torch dtype, or "auto" for the checkpoint's own."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else "auto"
+    if dtype not in DTYPES:
+        raise PrunelibError(f"unknown dtype '{dtype}'{nearest(dtype, DTYPES)}; "
+                            f"use auto or one of {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def resolve_device(device: str) -> torch.device:
+    """A device that exists on this machine."""
+    present = ["cpu"]
+    if torch.cuda.is_available():
+        present += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        present.append("mps")
+    if device == "auto":
+        return torch.device(next((d for d in ("cuda", "mps") if d in present), "cpu"))
+    if str(device) not in present:
+        raise PrunelibError(f"device '{device}' is not available here; "
+                            f"use auto or one of {', '.join(present)}")
+    return torch.device(device)

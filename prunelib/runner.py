@@ -1,0 +1,221 @@
+"""Run notebooks through papermill: validate parameters first, keep what is done.
+
+A notebook is executed again only if its source, its parameters, the code, the
+model's files or one of the files it produced changed.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from prunelib import paths, store
+from prunelib.errors import PrunelibError, nearest
+
+COMMON = ("model", "revision", "profile", "seed", "device", "dtype", "out")
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """A source notebook: its id (``05-layerwise``), file, and default parameters."""
+
+    id: str
+    file: Path
+    defaults: dict
+
+
+def available() -> dict[str, Path]:
+    """Source notebooks by id, in reading order."""
+    return {file.stem: file for file in sorted(paths.notebooks_dir().glob("[0-9]*-*.ipynb"))}
+
+
+def select(names: list[str]) -> list[Notebook]:
+    """The notebooks with these ids, numbers or paths (all of them for an empty list)."""
+    known = available()
+    chosen = []
+    for name in names or list(known):
+        stem = Path(name).stem
+        found = [i for i in known if i == stem or i.split("-")[0] == stem.zfill(2)]
+        if not found:
+            raise PrunelibError(f"unknown notebook '{name}'{nearest(stem, known)}; there are {', '.join(known)}")
+        chosen += [i for i in found if i not in chosen]
+    return [Notebook(i, known[i], _defaults(known[i])) for i in chosen]
+
+
+def _defaults(file: Path) -> dict:
+    """Default parameters of a notebook, as Python values."""
+    import ast
+
+    cells = json.loads(file.read_text())["cells"]
+    source = "".join(
+        line for c in cells if "parameters" in c["metadata"].get("tags", ()) for line in c["source"]
+    )
+    tree = ast.parse(source)
+    pairs = [(node.targets[0].id, node.value) for node in tree.body if isinstance(node, ast.Assign)]
+    return {name: ast.literal_eval(value) for name, value in pairs}
+
+
+def convert(name: str, text: str, default):
+    """A parameter given as text, in the type of its default. Strings stay strings."""
+    kind = type(default)
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise PrunelibError(f"parameter {name} must be true or false, got '{text}'")
+        return text.lower() == "true"
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            word = "a whole number" if kind is int else "a number"
+            raise PrunelibError(f"parameter {name} must be {word}, got '{text}'") from None
+    return text
+
+
+def plan(notebooks: list[Notebook], common: dict, given: list[str]) -> dict[str, dict]:
+    """Parameters of each notebook, checked against what the notebooks declare.
+
+    ``common`` holds typed values for every notebook; ``given`` are
+    ``name=value`` texts, each of which at least one notebook must know.
+    """
+    texts = {}
+    for item in given:
+        name, equals, text = item.partition("=")
+        if not equals or not name:
+            raise PrunelibError(f"a parameter is written name=value, got '{item}'")
+        texts[name] = text
+    known = {name: default for book in notebooks for name, default in book.defaults.items()}
+    for name in texts:
+        if name in COMMON:
+            raise PrunelibError(f"parameter {name} has its own option: --{name}")
+        if name not in known:
+            raise PrunelibError(
+                f"unknown parameter '{name}'{nearest(name, known)}; "
+                f"these notebooks take {', '.join(n for n in known if n not in COMMON)}"
+            )
+    values = {name: convert(name, text, known[name]) for name, text in texts.items()}
+    return {
+        book.id: book.defaults | {k: v for k, v in {**common, **values}.items() if k in book.defaults}
+        for book in notebooks
+    }
+
+
+def is_done(folder: Path, book: Notebook, parameters: dict, identity: str) -> bool:
+    """Whether this notebook's results are complete, unharmed, and from these very inputs."""
+    part = store.read_json(folder / "parts" / f"{book.id}.json")
+    executed = part.get("executed", {})
+    if executed.get("source_sha256") != store.sha256(book.file):
+        return False
+    if executed.get("parameters") != parameters or executed.get("identity") != identity:
+        return False
+    if part["code"]["digest"] != store.code_digest():
+        return False
+    files = {folder / "notebooks" / f"{book.id}.ipynb": executed["sha256"]}
+    files |= {folder / "tables" / f"{n}.parquet": t["sha256"] for n, t in part["tables"].items()}
+    for figure in part["figures"].values():
+        files |= {folder / "figures" / name: digest for name, digest in figure["files"].items()}
+    return all(file.is_file() and store.sha256(file) == digest for file, digest in files.items())
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run folder; refuse in one line if another run is writing to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "w")  # noqa: SIM115 - held until the run ends
+    except OSError as error:
+        raise PrunelibError(f"cannot write to {folder}: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise PrunelibError(f"another run is writing to {folder}; wait for it or use --out") from None
+        # Nobody else writes here now, so half-written files are left over from a killed run.
+        for leftover in folder.rglob(".tmp-*"):
+            leftover.unlink(missing_ok=True)
+        yield
+
+
+def execute(folder: Path, book: Notebook, parameters: dict, identity: str, progress) -> dict:
+    """Execute one notebook into ``folder/notebooks`` and record it; returns its part.
+
+    ``progress(text)`` is told what is being computed. A PrunelibError raised in
+    the notebook is raised here; any other error becomes a
+    :class:`NotebookFailed` that names the kept, half-executed notebook.
+    """
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    # Defaults are in the notebook already: only what differs is injected.
+    changed = {k: v for k, v in parameters.items() if v != book.defaults[k]}
+    target = folder / "notebooks" / f"{book.id}.ipynb"
+    failed = target.with_suffix(".failed.ipynb")
+    started = time.time()
+    with store.writing(target) as temporary, _progress_file(progress):
+        try:
+            papermill.execute_notebook(
+                str(book.file), str(temporary), changed, kernel_name="python3", progress_bar=False,
+                log_output=False, cwd=os.getcwd(), request_save_on_cell_execute=False,
+                # Warnings of the kernel's own start-up say nothing to a reader of the progress.
+                extra_arguments=["--IPKernelApp.log_level=50"],
+            )  # fmt: skip
+        except PapermillExecutionError as error:
+            if error.ename == "PrunelibError":
+                raise PrunelibError(error.evalue) from None
+            os.replace(temporary, failed)
+            raise NotebookFailed(f"{book.id} failed: {error.ename}: {error.evalue} (see {failed})") from error
+    failed.unlink(missing_ok=True)
+    file = folder / "parts" / f"{book.id}.json"
+    part = store.read_json(file)
+    part["executed"] = {
+        "sha256": store.sha256(target),
+        "source_sha256": store.sha256(book.file),
+        "parameters": parameters,
+        "identity": identity,
+        "wall_seconds": round(time.time() - started, 1),
+    }
+    store.write_json(file, part)
+    store.merge(folder)
+    return part
+
+
+def discard(folder: Path) -> None:
+    """Forget every result of a run folder (``--fresh``)."""
+    for name in ("tables", "units", "parts", "figures", "notebooks"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in ("manifest.json", "model.json"):
+        (folder / name).unlink(missing_ok=True)
+
+
+class NotebookFailed(Exception):
+    """A notebook raised something that is not the user's mistake: a failed check or a bug."""
+
+
+@contextlib.contextmanager
+def _progress_file(progress) -> Iterator[None]:
+    """Pass on what the kernel reports through ``store.report_progress``."""
+    stop = threading.Event()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "progress.json"
+        os.environ["PRUNELIB_PROGRESS"] = str(file)
+
+        def watch() -> None:
+            while not stop.wait(0.3):
+                state = store.read_json(file)
+                if state:
+                    progress(f"{state['what']} {state['done']}/{state['total']}")
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            watcher.join()
+            del os.environ["PRUNELIB_PROGRESS"]

@@ -1,0 +1,144 @@
+"""Importance against a computation by hand; plans, labels and specifications."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from prunelib.compress.drop import DropPlan, Site, from_spec, importance, plan
+from prunelib.errors import PrunelibError
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return torch.randint(3, 97, (7, 10), generator=torch.Generator().manual_seed(3))
+
+
+def cosine(a, b):
+    a, b = a.double().numpy(), b.double().numpy()
+    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    return float(((a * b).sum(-1) / norms).mean())
+
+
+def test_importance_by_hand(tiny, tokens):
+    """The stream of a Llama layer, recomputed from its modules without any hook."""
+    lm = tiny("llama")
+    body = lm.model.model
+    h = body.embed_tokens(tokens)
+    positions = torch.arange(tokens.shape[1])[None]
+    rotary = body.rotary_emb(h, positions)
+    rows = []
+    for index, layer in enumerate(lm.layers):
+        mid = h + layer.self_attn(
+            layer.input_layernorm(h), position_embeddings=rotary, attention_mask=None
+        )[0]  # fmt: skip
+        post = mid + layer.mlp(layer.post_attention_layernorm(mid))
+        pairs = {"attn": (h, mid), "mlp": (mid, post), "block": (h, post)}
+        rows += [(index, kind, cosine(*pair)) for kind, pair in pairs.items()]
+        h = post
+    expected = pd.DataFrame(rows, columns=["layer", "kind", "cosine"])
+    pd.testing.assert_frame_equal(importance(lm, tokens), expected, rtol=1e-6)
+
+
+def test_importance_of_parallel_blocks(tiny, tokens):
+    """Each sublayer's own output is added to what both of them read."""
+    lm = tiny("gpt_neox")
+    scores = importance(lm, tokens).set_index(["layer", "kind"])["cosine"]
+    layer = lm.layers[0]
+    h = lm.model.gpt_neox.embed_in(tokens)
+    mlp = layer.mlp(layer.post_attention_layernorm(h))
+    assert scores[0, "mlp"] == pytest.approx(cosine(h, h + mlp), rel=1e-6)
+
+
+def test_importance_does_not_depend_on_the_batch(lm, tokens):
+    whole = importance(lm, tokens, batch_size=7)
+    assert list(whole.columns) == ["layer", "kind", "cosine"]
+    assert len(whole) == 3 * lm.n_layers and whole["cosine"].abs().max() <= 1
+    for batch_size in (1, 3, 100):
+        pd.testing.assert_frame_equal(importance(lm, tokens, batch_size), whole, rtol=1e-5)
+    pd.testing.assert_frame_equal(importance(lm, tokens, batch_size=7), whole, check_exact=True)
+
+
+def test_importance_refuses_bad_tokens(tiny):
+    for bad in (torch.arange(4), torch.empty(0, 5, dtype=torch.long)):
+        with pytest.raises(PrunelibError, match="token ids"):
+            importance(tiny("llama"), bad)
+    with pytest.raises(PrunelibError, match="batch_size"):
+        importance(tiny("llama"), torch.ones(1, 2, dtype=torch.long), batch_size=0)
+
+
+SCORES = pd.DataFrame(
+    [(layer, kind, value)
+     for kind, values in {"attn": (0.5, 0.9, 0.9, 0.7), "mlp": (0.1, 0.2, 0.3, 0.4),
+                          "block": (0.8, 0.8, 0.8, 0.8)}.items()
+     for layer, value in enumerate(values)],
+    columns=["layer", "kind", "cosine"],
+)  # fmt: skip
+
+
+def names(chosen):
+    return [str(site) for site in chosen.sites]
+
+
+def test_plan_takes_the_highest_cosine_first():
+    assert names(plan(SCORES, "attn", 3)) == ["attn:1", "attn:2", "attn:3"]
+    assert names(plan(SCORES, "mlp", 2)) == ["mlp:3", "mlp:2"]
+    assert plan(SCORES, "mlp", 1).scores == {
+        "mlp:3": 0.4, "mlp:2": 0.3, "mlp:1": 0.2, "mlp:0": 0.1
+    }  # fmt: skip
+
+
+def test_ties_go_to_the_lower_layer_whatever_the_row_order():
+    for seed in range(5):
+        shuffled = SCORES.sample(frac=1, random_state=seed)
+        assert names(plan(shuffled, "block", 2)) == ["block:0", "block:1"]
+        assert names(plan(shuffled, "attn", 1)) == ["attn:1"]
+
+
+@pytest.mark.parametrize(("kind", "letter"), [("attn", "A"), ("mlp", "M"), ("block", "B")])
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_labels_and_specs_round_trip(kind, letter, count):
+    chosen = plan(SCORES, kind, count)
+    assert chosen.label == f"Drop-{count}{letter}" and chosen.spec == f"drop:{kind}:{count}"
+    assert from_spec(chosen.spec, SCORES) == chosen
+
+
+@pytest.mark.parametrize(("text", "kind"), [("attn:3,attn:7", "attn"), ("mlp:0,block:2", "mixed")])
+def test_explicit_lists_round_trip(text, kind):
+    chosen = DropPlan.of(text)
+    assert chosen.kind == kind and chosen.scores is None
+    assert chosen.label == f"Drop {text.replace(',', ', ')}" and chosen.spec == f"sites:{text}"
+    assert from_spec(chosen.spec) == DropPlan.of(chosen.spec) == DropPlan.of(chosen.sites) == chosen
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        (lambda: plan(SCORES, "attn", 5), "cannot drop 5 attn sites: the model has 4 layers"),
+        (lambda: plan(SCORES, "attn", -1), "cannot drop -1"),
+        (lambda: plan(SCORES, "atn", 1), "did you mean 'attn'"),
+        (lambda: DropPlan.of("attn:3,attn:3"), "dropped twice in one plan: attn:3"),
+        (lambda: DropPlan.of("block:3,mlp:3"), "dropped twice in one plan: mlp:3"),
+        (lambda: DropPlan.of("attn:-1"), "written as attn:12"),
+        (lambda: DropPlan.of("attn"), "written as attn:12"),
+        (lambda: DropPlan.of("atn:1"), "did you mean 'attn'"),
+        (lambda: DropPlan.of([]), "at least one site"),
+        (lambda: Site("mlp", -2), "counted from 0"),
+        (lambda: from_spec("drop:attn:x", SCORES), "written as drop:attn:8"),
+        (lambda: from_spec("drop:attn:5", SCORES), "cannot drop 5"),
+        (lambda: from_spec("drop:attn:2"), "needs importance scores"),
+        (lambda: from_spec("wanda:2:4"), "written as drop:attn:8"),
+    ],
+)
+def test_mistakes_are_one_line(call, reason):
+    with pytest.raises(PrunelibError) as caught:
+        call()
+    assert reason in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_plans_need_no_torch():
+    code = "import sys, prunelib.compress; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
