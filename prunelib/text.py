@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import batched
 from pathlib import Path
 
 import torch
@@ -139,8 +138,8 @@ def _sample(lm: LM, n: int, length: int, generator: torch.Generator) -> Tensor:
         first = torch.randint(lm.vocab_size, (n,), generator=generator)
     # Drawn up front: a sequence does not depend on how the rows are batched.
     draws = torch.rand(n, length - 1, generator=generator, dtype=torch.float64)
-    parts = [_decode(lm, [[int(token)] for token in first[list(rows)]], length - 1,
-                     draws=draws[list(rows)]) for rows in batched(range(n), 32)]
+    parts = [_decode(lm, first[rows, None].tolist(), length - 1,
+                     draws=draws[rows]) for rows in _batches(list(range(n)), 32)]
     return torch.cat([first[:, None], torch.cat(parts)], dim=1)
 
 
@@ -211,9 +210,10 @@ def trajectories(lm: LM, prompts: list[Prompt], new_tokens: int, seed: int = 0,
     generator = torch.Generator().manual_seed(seed)
     draws = torch.rand(len(prompts), new_tokens, generator=generator, dtype=torch.float64)
     found: dict[int, Trajectory] = {}
-    for rows in batched(sorted(range(len(prompts)), key=lambda i: len(encoded[i])), batch_size):
+    by_length = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
+    for rows in _batches(by_length, batch_size):
         new = _decode(lm, [encoded[i] for i in rows], new_tokens, suppress=sorted(lm.eos_ids),
-                      draws=draws[list(rows)] if temperature else None, temperature=temperature)
+                      draws=draws[rows] if temperature else None, temperature=temperature)
         for i, ids in zip(rows, new.tolist(), strict=True):
             found[i] = Trajectory(prompts[i].id, prompts[i].kind, encoded[i] + ids,
                                   len(encoded[i]), lm.decode(ids))
@@ -221,7 +221,7 @@ def trajectories(lm: LM, prompts: list[Prompt], new_tokens: int, seed: int = 0,
 
 
 @torch.inference_mode()
-def _decode(lm: LM, starts: list[list[int]], steps: int, suppress: list[int] = (),
+def _decode(lm: LM, starts: list[list[int]], steps: int, suppress: Sequence[int] = (),
             draws: Tensor | None = None, temperature: float = 1.0) -> Tensor:
     """New tokens [B, steps] on the CPU, by KV-cached steps from left-padded starts.
 
@@ -238,7 +238,8 @@ def _decode(lm: LM, starts: list[list[int]], steps: int, suppress: list[int] = (
         cache = out.past_key_values
         # The body's output has passed the final norm: only its last row meets the head.
         z = lm.unembed(out.last_hidden_state[:, -1], "raw")
-        z[:, list(suppress)] = -torch.inf
+        if suppress:
+            z[:, list(suppress)] = -torch.inf
         ids = _choose(z, None if draws is None else draws[:, step], temperature)[:, None]
         new.append(ids)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
@@ -253,6 +254,10 @@ def _choose(z: Tensor, draw: Tensor | None, temperature: float) -> Tensor:
     # The last cumulative value is 1 up to rounding: scaling keeps the draw inside.
     target = draw.to(z.device)[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=z.shape[-1] - 1)
+
+
+def _batches(rows: list[int], size: int) -> Iterator[list[int]]:
+    return (rows[i: i + size] for i in range(0, len(rows), size))
 
 
 def _check_length(lm: LM, length: int, what: str) -> None:

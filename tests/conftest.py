@@ -9,6 +9,8 @@ import functools
 
 import pytest
 
+pytest_plugins = ["fixtures_real"]
+
 VOCAB, WIDTH, LAYERS, WINDOW = 97, 32, 4, 8
 
 _COMMON = {"vocab_size": VOCAB, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}

@@ -8,12 +8,13 @@ import torch
 from prunelib.arch import ARCHS, arch_for
 from prunelib.errors import PrunelibError
 
-REQUIRED = {"llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3", "gpt2", "gpt_neox", "opt", "olmo2"}
+REQUIRED = {"llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3"}
+REQUIRED |= {"gpt2", "gpt_neox", "opt", "olmo2"}
 
 
 def test_every_row_has_a_tiny_model(variants):
     assert {name.partition("-")[0] for name in variants} == set(ARCHS)
-    assert REQUIRED <= set(ARCHS)
+    assert set(ARCHS) >= REQUIRED
     assert all(name == row.family for name, row in ARCHS.items())
 
 

@@ -60,6 +60,8 @@ class DropPlan:
     label: str = ""
 
     def __post_init__(self):
+        if not self.sites and not self.ranked:
+            raise PrunelibError("an explicit drop plan needs at least one site, such as attn:12")
         twice = [str(site) for site, times in Counter(self.sites).items() if times > 1]
         blocks = {site.layer for site in self.sites if site.kind == "block"}
         twice += [str(s) for s in self.sites if s.kind != "block" and s.layer in blocks]
@@ -88,8 +90,6 @@ class DropPlan:
         if isinstance(sites, str):
             sites = [Site.parse(part) for part in sites.removeprefix(EXPLICIT).split(",")]
         sites = tuple(sites)
-        if not sites:
-            raise PrunelibError("an explicit drop plan needs at least one site, such as attn:12")
         kinds = {site.kind for site in sites}
         return cls(sites, kinds.pop() if len(kinds) == 1 else "mixed")
 

@@ -72,21 +72,33 @@ def attenuation(ch: Chapter) -> pd.DataFrame:
 
     Columns ``sublayer, layer, kind`` (measured | profile | isotropic) with
     ``median, q05, q95`` for the measured ratio over tokens. ``profile``
-    predicts it from the layer's mean energy profiles alone,
-    ``g(Δh⊥) / g(h)``; ``isotropic`` does so for a perturbation of random
-    direction, ``σ_rms / g(h)``. Raw lens: the linear head and nothing else.
+    predicts it from the layer's mean energy profiles alone
+    (:func:`predicted_ratio`); ``isotropic`` does so for a perturbation of random
+    direction. Raw lens: the linear head and nothing else.
     """
     measured = bands(_ratios(ch), "ratio", ["sublayer", "layer"], seed=ch.seed).assign(kind="measured")
     sigma2 = spectrum(ch)["sigma"].to_numpy() ** 2
     profiles = energy_profiles(ch).groupby(["sublayer", "layer", "index"], sort=True).mean(numeric_only=True)
     records = []
     for (sublayer, layer), part in profiles.groupby(["sublayer", "layer"], sort=True):
-        gain_h = np.sqrt(part["energy_h"].to_numpy() @ sigma2)
-        gain_dh = np.sqrt(part["energy_dh"].to_numpy() @ sigma2)
-        for kind, gain in (("profile", gain_dh), ("isotropic", np.sqrt(sigma2.mean()))):
-            records.append({"sublayer": sublayer, "layer": layer, "kind": kind, "median": gain / gain_h})
+        of_h, of_dh = part["energy_h"].to_numpy(), part["energy_dh"].to_numpy()
+        for kind, shares in (("profile", of_dh), ("isotropic", np.full(len(sigma2), 1 / len(sigma2)))):
+            ratio = predicted_ratio(sigma2, of_h, shares)
+            records.append({"sublayer": sublayer, "layer": layer, "kind": kind, "median": ratio})
     columns = ["sublayer", "layer", "kind", "median", "q05", "q95"]
     return pd.concat([measured, pd.DataFrame(records)], ignore_index=True)[columns]
+
+
+def predicted_ratio(sigma2: np.ndarray, energy_h: np.ndarray, energy_dh: np.ndarray) -> float:
+    """``(‖Δz⊥‖/‖z‖) / (‖Δh⊥‖/‖h‖)`` from singular values and energy shares [d] alone.
+
+    ``g(Δh⊥)/g(h) · sin θ``, where ``θ`` is the angle between ``WΔh⊥`` and
+    ``Wh``. Energies say nothing of signs, so ``⟨WΔh⊥, Wh⟩²`` is replaced by its
+    mean over random signs, ``Σ σᵢ⁴ eᵢ(Δh⊥) eᵢ(h)`` in units of the two norms.
+    """
+    gain2_h, gain2_dh = energy_h @ sigma2, energy_dh @ sigma2
+    cos2 = (sigma2**2 * energy_h) @ energy_dh / (gain2_h * gain2_dh)
+    return float(np.sqrt(gain2_dh / gain2_h * max(0.0, 1 - cos2)))
 
 
 def _ratios(ch: Chapter) -> pd.DataFrame:

@@ -58,7 +58,7 @@ def record(ch: Chapter, tables: dict[str, pd.DataFrame], layer: int = -1) -> pd.
 
     rows = []
     for measure, table in tables.items():
-        reported = paper.stat("stat:theory_vs_measured", MEASURES[measure][2])
+        reported = paper.stat("theory_vs_measured")[MEASURES[measure][2]]
         theirs = {"pearson": reported["pearson"], "ratio": reported["median_estimate_over_measured"]}
         for lens in ("raw", "normed"):
             ours = table[(table["source"] == "this model") & (table["lens"] == lens)]

@@ -218,23 +218,25 @@ def resolved(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _median(who: pd.Series, x: pd.Series, seed: int) -> tuple[float, float, float]:
-    frame = pd.DataFrame({"prompt_id": who.to_numpy(), "x": x.to_numpy()})
-    return bootstrap(frame, lambda f: np.median(f["x"].to_numpy()), seed=seed)
+    # Plain floats in one block resample many times faster than a mixed table.
+    values = np.column_stack([pd.factorize(who)[0], x])
+    frame = pd.DataFrame(values, columns=["prompt_id", "x"])
+    return bootstrap(frame, lambda f: np.median(f.to_numpy()[:, 1]), seed=seed)
 
 
 def _pearson(who: pd.Series, x: pd.Series, y: pd.Series, seed: int) -> tuple[float, float, float]:
     """Pearson correlation; it is a function of sums, so whole prompts resample at once."""
     x, y = (np.asarray(v, dtype=np.float64) - np.mean(v) for v in (x, y))
     moments = {"n": np.ones_like(x), "x": x, "y": y, "xx": x * x, "yy": y * y, "xy": x * y}
-    sums = pd.DataFrame(moments).groupby(who.to_numpy()).sum()
-    sums = sums.rename_axis("prompt_id").reset_index()
+    sums = pd.DataFrame(moments).groupby(pd.factorize(who)[0]).sum()
+    sums.insert(0, "prompt_id", sums.index.astype(float))
 
     def correlation(frame: pd.DataFrame) -> float:
-        n, sx, sy, sxx, syy, sxy = frame[list(moments)].to_numpy().sum(0)
+        n, sx, sy, sxx, syy, sxy = frame.to_numpy()[:, 1:].sum(0)
         spread = (n * sxx - sx * sx) * (n * syy - sy * sy)
         return (n * sxy - sx * sy) / np.sqrt(spread) if spread > 0 else np.nan
 
-    return bootstrap(sums, correlation, seed=seed)
+    return bootstrap(pd.DataFrame(sums.to_numpy(), columns=sums.columns), correlation, seed=seed)
 
 
 def density(rows: pd.DataFrame) -> pd.DataFrame:

@@ -152,6 +152,9 @@ def read_csv(path: Path) -> pd.DataFrame:
 def _save(chosen: Spec, data, look: style.Style, folder: Path, record: dict, suffixes) -> Drawn:
     with style.applied(look, salt=chosen.id):
         drawn = chosen.function(data.copy(), look)
+        # Lay out once: each format would do it again, for the same result.
+        drawn.fig.draw_without_rendering()
+        drawn.fig.set_layout_engine("none")
         for suffix in suffixes:
             kind = suffix.rsplit(".", 1)[1]
             about = provenance.metadata(kind, chosen.title, record)

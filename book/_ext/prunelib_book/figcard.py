@@ -80,6 +80,8 @@ def _visit_image(translator, node) -> None:
     card = node["card"]
     width, height = (round(inches * _PIXELS) for inches in card["size"])
     alt = escape(card["alt"])
+    # In a box of their own: the theme hides a caption that follows a hidden image.
+    translator.body.append('<div class="figcard-images">\n')
     for scheme in ("light", "dark"):
         source = escape(_address(translator, f"figures/{card['id']}.{scheme}.svg"))
         translator.body.append(
@@ -87,6 +89,7 @@ def _visit_image(translator, node) -> None:
             f'<img class="only-{scheme}" src="{source}" alt="{alt}"'
             f' width="{width}" height="{height}" loading="lazy"></a>\n'
         )
+    translator.body.append("</div>\n")
     raise nodes.SkipNode
 
 

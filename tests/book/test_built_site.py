@@ -1,0 +1,128 @@
+"""Files of the built site, and how the build fails."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from html.parser import HTMLParser
+
+import pytest
+
+from prunelib import figures, publish, sitecheck
+
+
+class Links(HTMLParser):
+    def __init__(self, text: str):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        if tag == "a":
+            self.found.append(dict(attributes)["href"])
+
+
+def test_every_link_of_the_figure_card_leads_to_a_file(site):
+    page = site / "notebooks" / "01-demo.html"
+    row = re.search(r'<p class="figcard-links">.*?</p>', page.read_text(), re.DOTALL)[0]
+    files = [(page.parent / link).resolve() for link in Links(row).found]
+    assert {file.name for file in files} == {
+        "fig-demo.light.svg", "fig-demo.dark.svg", "fig-demo.pdf", "fig-demo.png",
+        "fig-demo.csv", "01-demo.ipynb", "fig-demo.py.txt", "fig-demo.bib",
+    }  # fmt: skip
+    assert all(file.stat().st_size for file in files)
+    for file in files:
+        if file.suffix in (".svg", ".pdf", ".png"):
+            assert figures.read_provenance(file)["figure"] == "fig-demo"
+
+
+def test_no_page_loads_anything_from_outside(site):
+    pattern = r'(src|href)="https?://[^"]*\.(js|css|woff2?)'
+    done = subprocess.run(["grep", "-rE", pattern, site, "--include=*.html"], capture_output=True)
+    assert done.stdout == b"" and done.returncode == 1
+    assert sitecheck.problems(site) == []
+    assert not list(site.rglob("*thebe*")) and "unpkg" not in (site / "book/index.html").read_text()
+
+
+def test_the_text_shows_the_numbers_of_the_run(site):
+    text = re.sub(r"<[^>]+>", "", (site / "book/index.html").read_text())
+    assert "The ratio is 2.31 (2.10–2.52); alone it is 2.31" in text
+    assert "its interval 2.10–2.52. See Figure 1.1 and the chapter" in " ".join(text.split())
+    assert "0.980 (0.970–0.990)" in text and "✓ supported" in text and text.count("not yet") == 15
+
+
+def test_records_for_machines(site):
+    assert len(json.loads((site / "claims.json").read_text())["claims"]) == 16
+    assert json.loads((site / "manifest.json").read_text())["profile"] == "smoke"
+    assert "url=book/index.html" in (site / "index.html").read_text()
+
+
+def test_parameters_of_the_run_are_shown_once(site):
+    text = re.sub(r"<[^>]+>", "", (site / "notebooks/01-demo.html").read_text())
+    assert text.count("# any model") == 1 and "# Parameters" not in text
+
+
+def test_a_second_build_reads_no_page_again_and_gives_the_same_site(built):
+    site, root, run = built
+    before = {file.relative_to(site): file.read_bytes() for file in site.rglob("*") if file.is_file()}
+    stamps = {file: file.stat().st_mtime_ns for file in (site.parent / "_build").rglob("*.doctree")}
+    started = time.time()
+    publish.build(run, site, root)
+    assert time.time() - started < 60
+    assert stamps and all(file.stat().st_mtime_ns == stamp for file, stamp in stamps.items())
+    after = {file.relative_to(site): file.read_bytes() for file in site.rglob("*") if file.is_file()}
+    assert after == before
+
+
+@pytest.fixture
+def copy(built, tmp_path):
+    """A copy of the small book that may be broken."""
+    root, run = tmp_path / "project", tmp_path / "run"
+    shutil.copytree(built[1], root)
+    shutil.copytree(built[2], run)
+    return root, run, tmp_path / "site"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("See {numref}`fig-nowhere`.", "fig-nowhere"),
+        ("Value {val}`demo.ratoi`.", "no value"),
+        ("See [there](nowhere.md).", "nowhere.md"),
+        ("{cite}`nobody2020`", "nobody2020"),
+    ],
+)
+def test_a_warning_fails_the_build_and_keeps_the_old_site(copy, text, message):
+    root, run, site = copy
+    site.mkdir()
+    (site / "manifest.json").write_text("{}")
+    page = root / "book" / "index.md"
+    page.write_text(page.read_text() + f"\n{text}\n")
+    with pytest.raises(publish.NotPublishable) as caught:
+        publish.build(run, site, root)
+    assert any(message in problem for problem in caught.value.problems)
+    assert os.listdir(site) == ["manifest.json"]
+
+
+def test_a_missing_value_fails_the_page_without_the_gate(copy, monkeypatch):
+    root, run, site = copy
+    page = root / "book" / "index.md"
+    page.write_text(page.read_text() + "\n{val}`demo.ratoi`\n")
+    monkeypatch.setattr(publish, "gate", lambda *_: [])
+    with pytest.raises(publish.NotPublishable, match="did you mean 'demo.ratio'"):
+        publish.build(run, site, root)
+
+
+def test_a_figure_number_that_differs_from_its_files_fails(copy):
+    root, run, site = copy
+    manifest = json.loads((run / "manifest.json").read_text())
+    card = run / "figures" / "fig-demo.json"
+    card.write_text(card.read_text().replace('"number": "1.1"', '"number": "1.2"'))
+    from prunelib import store
+
+    manifest["figures"]["fig-demo"]["files"][card.name] = store.sha256(card)
+    store.write_json(run / "manifest.json", manifest)
+    with pytest.raises(publish.NotPublishable, match="figure 1.1 on the page but 1.2 in its files"):
+        publish.build(run, site, root)

@@ -1,0 +1,98 @@
+"""The command line as a user meets it: exit codes, one-line errors, help that teaches."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from prunelib import cli
+
+
+def prunelib(*arguments, cwd=None, **env):
+    """Run the command in a process of its own; returns (exit code, stdout, stderr)."""
+    done = subprocess.run(
+        [sys.executable, "-m", "prunelib.cli", *arguments],
+        capture_output=True, text=True, cwd=cwd, timeout=300, env=os.environ | env,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+def refused(done):
+    """The one line of a refusal: exit code 2, nothing on stdout, no traceback."""
+    code, out, err = done
+    assert code == 2 and out == "", (code, out, err)
+    lines = [line for line in err.splitlines() if line.strip()]
+    assert len(lines) == 1 and lines[0].startswith("prunelib: "), err
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--model", "smollm2-135m-instrct"], "did you mean 'smollm2-135m-instruct'"),
+        (["run", "--model", "./no/such/folder"], "no such model"),
+        (["run", "--profile", "quik"], "did you mean 'quick'"),
+        (["run", "09-nothing"], "unknown notebook '09-nothing'"),
+        (["run", "05", "-p", "drop_cuont=3"], "did you mean 'drop_count'"),
+        (["run", "05", "-p", "drop_count=many"], "must be a whole number"),
+        (["run", "--seed", "x"], "must be a whole number"),
+        (["run", "--sed", "1"], "unknown argument --sed"),
+        (["runn"], "did you mean 'run'"),
+        ([], "required"),
+        (["cite", "fig-nothing"], "run `prunelib run` first"),
+        (["whence", "no-such-file.svg"], "no-such-file.svg"),
+        (["book", "--run", "no/such/run"], "no/such/run"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_2(arguments, message, tmp_path):
+    assert message in refused(prunelib(*arguments, cwd=tmp_path, HF_HUB_OFFLINE="1"))
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.real_model
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["05", "-p", "drop_count=31"], "cannot drop 31"),
+        (["06", "-p", "temperature=0"], "temperature must be above 0, got 0"),
+        (["06", "-p", "temperatures=1,-2"], "temperature must be above 0, got -2"),
+        (["06", "-p", "layer=30"], "layer must be -1 or 0 to 29"),
+        (["06", "-p", "prompts=nothing.jsonl"], "nothing.jsonl"),
+    ],
+)
+def test_a_bad_value_found_while_running_is_one_line_and_exit_2(arguments, message, tmp_path, default_lm):
+    done = prunelib("run", *arguments, "--profile", "smoke", cwd=tmp_path)
+    assert message in refused(done)
+
+
+def test_a_run_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "runs").write_text("a file where the folder should be")
+    done = prunelib("run", "05", "--profile", "smoke", "--out", "runs/x", cwd=tmp_path)
+    assert "cannot write to runs/x" in refused(done)
+
+
+def test_dry_run_names_notebooks_and_parameters_and_writes_nothing(tmp_path):
+    code, out, _ = prunelib("run", "--dry-run", "-p", "limit=3", cwd=tmp_path)
+    assert code == 0 and "limit=3" in out and "05-layerwise: model='smollm2-135m-instruct'" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_teaches_by_example(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "examples:" in text and all(c in text for c in ("run", "book", "cite", "whence", "models", "doctor"))
+    with pytest.raises(SystemExit):
+        cli.main(["run", "--help"])
+    assert re.search(r"--dry-run\s+print what would run", capsys.readouterr().out)
+
+
+def test_models_and_doctor_answer(tmp_path):
+    code, out, _ = prunelib("models")
+    assert code == 0 and "smollm2-135m-instruct" in out and "Apache-2.0" in out
+    code, out, _ = prunelib("doctor")
+    assert code in (0, 1) and out.count("\n") >= 5
+    assert code == 0 or "fix:" in out

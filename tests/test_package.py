@@ -1,0 +1,62 @@
+"""The shape of the package: one direction of imports, light import, short files."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prunelib import paths
+
+ROOT = Path(paths.__file__).parent
+# Each may import only those before it (and itself).
+ORDER = [
+    "errors", "paths", "cachefiles", "arch", "checkpoint", "hub", "fetch", "lm", "hooks", "text", "compress",
+    "measure", "paper", "store", "experiments", "figures", "claims", "facts", "sitecheck", "publish", "runner",
+    "doctor", "cli",
+]  # fmt: skip
+# The chapter records figures and claims through these; nothing flows back.
+ALLOWED = {("experiments", "figures"), ("experiments", "claims"), ("lm", "text")}
+
+
+def imports(file):
+    """Modules of prunelib that a file imports anywhere, with the package's own name resolved."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "prunelib":
+            parts = node.module.split(".")
+            yield from ([parts[1]] if len(parts) > 1 else [alias.name for alias in node.names])
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.rglob("*.py")), ids=lambda f: f.relative_to(ROOT).as_posix())
+def test_imports_go_one_way(file):
+    own = file.relative_to(ROOT).parts[0].removesuffix(".py")
+    if own in ("__init__", "__main__", "_project"):
+        return
+    for other in imports(file):
+        if other in ORDER and other != own and (own, other) not in ALLOWED:
+            assert ORDER.index(other) < ORDER.index(own), f"{own} imports {other}"
+
+
+def test_every_module_has_its_place_in_the_order():
+    found = {p.stem for p in ROOT.iterdir() if (p.suffix == ".py" or (p / "__init__.py").is_file())}
+    assert found - {"__init__", "__main__"} == set(ORDER)
+
+
+MODULES = ["prunelib", "prunelib.figures", "prunelib.store", "prunelib.cli", "prunelib.claims"]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_import_is_light(module):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_files_stay_short():
+    long = {f.name: n for f in ROOT.rglob("*.py") if (n := len(f.read_text().splitlines())) > 450}
+    assert not long
+
+
+def test_only_hooks_registers_hooks():
+    users = [f.name for f in ROOT.rglob("*.py") if "register_forward" in f.read_text() and f.name != "hooks.py"]
+    assert users == []

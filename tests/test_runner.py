@@ -1,0 +1,138 @@
+"""Parameters are checked before anything runs; finished notebooks are kept; failures are named."""
+
+import json
+import multiprocessing
+import os
+
+import nbformat
+import pytest
+
+from prunelib import runner, store
+from prunelib.errors import PrunelibError
+
+SOURCE = '''
+from prunelib import store
+import pandas as pd
+run = store.Run({folder!r}, "07-demo", {{"code": store.code_version(), "parameters": {{}}}})
+run.table("demo", {{"n": n}}, lambda: pd.DataFrame({{"n": range(n)}}))
+'''
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "run"
+
+
+def write(tmp_path, folder, body="", parameters='n = 3\nname = "a"\nshare = 0.5\nflag = True\n'):
+    cells = [nbformat.v4.new_code_cell(parameters), nbformat.v4.new_code_cell(SOURCE.format(folder=str(folder)) + body)]
+    cells[0].metadata["tags"] = ["parameters"]
+    book = nbformat.v4.new_notebook(cells=cells)
+    book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    file = tmp_path / "07-demo.ipynb"
+    nbformat.write(book, file)
+    return runner.Notebook("07-demo", file, runner._defaults(file))
+
+
+def test_every_source_notebook_declares_the_common_parameters_and_carries_no_output():
+    for book in runner.select([]):
+        assert set(runner.COMMON) <= set(book.defaults), book.id
+        cells = json.loads(book.file.read_text())["cells"]
+        assert not any(c.get("outputs") or c.get("execution_count") for c in cells), book.id
+
+
+def test_notebooks_are_found_by_number_name_or_path():
+    assert [b.id for b in runner.select(["5"])] == ["05-layerwise"]
+    assert [b.id for b in runner.select(["notebooks/05-layerwise.ipynb", "05"])] == ["05-layerwise"]
+    with pytest.raises(PrunelibError, match="did you mean '05-layerwise'"):
+        runner.select(["05-layerwyse"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("nam=b", "unknown parameter 'nam' .did you mean 'name'"),
+        ("n=three", "parameter n must be a whole number, got 'three'"),
+        ("n=1.5", "whole number"),
+        ("share=much", "parameter share must be a number"),
+        ("flag=1", "true or false"),
+        ("n", "name=value"),
+        ("seed=1", "--seed"),
+    ],
+)
+def test_a_bad_parameter_is_one_line_before_anything_runs(tmp_path, folder, given, message):
+    book = write(tmp_path, folder)
+    with pytest.raises(PrunelibError, match=message):
+        runner.plan([book], {}, [given])
+    assert not folder.exists()
+
+
+def test_values_take_the_type_of_the_default_and_strings_stay_strings(tmp_path, folder):
+    book = write(tmp_path, folder)
+    given = ["n=4", "name=12e45", "share=1", "flag=false"]
+    assert runner.plan([book], {}, given)["07-demo"] == {"n": 4, "name": "12e45", "share": 1.0, "flag": False}
+
+
+def execute(book, folder, n=3):
+    parameters = book.defaults | {"n": n}
+    with runner.locked(folder):
+        part = runner.execute(folder, book, parameters, "same files", lambda text: None)
+    return parameters, part
+
+
+def test_a_finished_notebook_is_kept_until_something_it_depends_on_changes(tmp_path, folder):
+    book = write(tmp_path, folder)
+    parameters, part = execute(book, folder)
+    assert part["units"] == {"computed": 1, "reused": 0}
+    assert runner.is_done(folder, book, parameters, "same files")
+    assert not runner.is_done(folder, book, parameters | {"n": 4}, "same files")
+    assert not runner.is_done(folder, book, parameters, "other files")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["notebooks"]["07-demo"]["sha256"] == store.sha256(folder / "notebooks" / "07-demo.ipynb")
+
+    table = folder / "tables" / "demo.parquet"
+    content = table.read_bytes()
+    table.write_bytes(content + b"x")
+    assert not runner.is_done(folder, book, parameters, "same files")
+    table.write_bytes(content)
+    write(tmp_path, folder, body="# changed\n")
+    assert not runner.is_done(folder, book, parameters, "same files")
+
+
+def test_a_users_mistake_in_a_notebook_stays_one_line(tmp_path, folder):
+    book = write(tmp_path, folder, body='from prunelib.errors import PrunelibError\nraise PrunelibError("no such thing")\n')
+    with pytest.raises(PrunelibError, match="^no such thing$"):
+        execute(book, folder)
+    assert not (folder / "notebooks" / "07-demo.ipynb").exists()
+    # What was computed before the mistake is kept.
+    assert store.read_table(folder / "tables" / "demo.parquet") is not None
+
+
+def test_a_bug_in_a_notebook_keeps_the_half_executed_notebook_for_a_look(tmp_path, folder):
+    book = write(tmp_path, folder, body="1 / 0\n")
+    with pytest.raises(runner.NotebookFailed, match="ZeroDivisionError"):
+        execute(book, folder)
+    assert (folder / "notebooks" / "07-demo.failed.ipynb").is_file()
+    assert not (folder / "notebooks" / "07-demo.ipynb").exists()
+
+
+def _hold(folder, ready, release):
+    with runner.locked(folder):
+        ready.set()
+        release.wait(30)
+
+
+def test_two_runs_do_not_write_to_one_folder_and_leftovers_are_removed(folder):
+    context = multiprocessing.get_context("fork")
+    ready, release = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(folder, ready, release))
+    other.start()
+    assert ready.wait(30)
+    with pytest.raises(PrunelibError, match="another run"), runner.locked(folder):
+        pass
+    release.set()
+    other.join()
+    leftover = folder / "tables" / f".tmp-{os.getpid()}-x.parquet"
+    leftover.parent.mkdir(parents=True)
+    leftover.write_text("half")
+    with runner.locked(folder):
+        assert not leftover.exists()

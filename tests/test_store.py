@@ -1,0 +1,130 @@
+"""Run folders: what is computed is kept, what is half-written is never read."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from prunelib import store
+from prunelib.errors import PrunelibError
+
+
+@pytest.fixture
+def run(tmp_path):
+    return store.Run(tmp_path / "run", "05-layerwise", {"model": {"name": "tiny"}, "code": {"digest": "d"}})
+
+
+def frame(n):
+    return pd.DataFrame({"x": np.arange(n) + 0.5, "name": [f"row {i}" for i in range(n)]})
+
+
+def test_a_table_is_computed_once_for_a_key_and_again_for_another(run):
+    calls = []
+
+    def compute():
+        calls.append(1)
+        return frame(3)
+
+    first = run.table("t", {"seed": 0}, compute)
+    pd.testing.assert_frame_equal(first, run.table("t", {"seed": 0}, compute))
+    assert len(calls) == 1
+    run.table("t", {"seed": 1}, compute)
+    assert len(calls) == 2
+
+
+def test_finished_units_survive_a_failure_and_are_not_computed_again(run):
+    computed = []
+
+    def compute(item, broken=()):
+        if item in broken:
+            raise RuntimeError("killed here")
+        computed.append(item)
+        return {"a": frame(item), "b": frame(1)}
+
+    with pytest.raises(RuntimeError):
+        run.tables(["a", "b"], {"k": 1}, [1, 2, 3], lambda i: compute(i, broken=[3]))
+    found = run.tables(["a", "b"], {"k": 1}, [1, 2, 3], compute)
+    assert computed == [1, 2, 3]  # 1 and 2 once only
+    assert (len(found["a"]), len(found["b"])) == (6, 3)
+    assert not list((run.folder / "units").iterdir())
+
+
+def test_kill_minus_nine_leaves_the_same_table_as_an_undisturbed_run(tmp_path):
+    script = textwrap.dedent("""
+        import os, signal, sys, pandas as pd
+        from prunelib import store
+        folder, die_at = sys.argv[1], int(sys.argv[2])
+        def compute(i):
+            if i == die_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            print(i, flush=True)
+            return {"t": pd.DataFrame({"i": [i] * 4, "x": [i / 7] * 4})}
+        run = store.Run(folder, "nb", {"code": {}})
+        run.tables(["t"], {"k": 0}, range(6), compute)
+    """)
+
+    def go(folder, die_at):
+        command = [sys.executable, "-c", script, str(tmp_path / folder), str(die_at)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    whole = go("whole", -1)
+    killed = go("killed", 4)
+    assert killed.returncode == -signal.SIGKILL and killed.stdout.split() == list("0123")
+    assert go("killed", -1).stdout.split() == list("45")
+    assert whole.stdout.split() == list("012345")
+    tables = [(tmp_path / f / "tables" / "t.parquet").read_bytes() for f in ("whole", "killed")]
+    assert tables[0] == tables[1]
+
+
+def test_a_damaged_table_is_computed_again(run):
+    run.table("t", {"k": 1}, lambda: frame(3))
+    file = run.folder / "tables" / "t.parquet"
+    file.write_bytes(file.read_bytes()[:-20])
+    assert store.read_table(file) is None
+    assert len(run.table("t", {"k": 1}, lambda: frame(3))) == 3
+
+
+def test_parts_merge_into_one_manifest_tagged_with_their_notebook(tmp_path):
+    for name in ("01-a", "02-b"):
+        part = store.Run(tmp_path, name, {"model": {"name": "m"}, "code": {"digest": name}})
+        part.part["values"][f"{name}.x"] = {"value": 1}
+        part.save()
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert {k: v["notebook"] for k, v in manifest["values"].items()} == {"01-a.x": "01-a", "02-b.x": "02-b"}
+
+
+def test_merging_an_empty_folder_is_one_clear_line(tmp_path):
+    with pytest.raises(PrunelibError, match="nothing was run"):
+        store.merge(tmp_path)
+
+
+def test_a_full_disk_is_one_clear_line_and_leaves_no_file(tmp_path):
+    target = tmp_path / "x.json"
+    with pytest.raises(PrunelibError, match="No space left"), store.writing(target) as temporary:
+        temporary.write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_folders_place_is_one_clear_line(tmp_path):
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(PrunelibError, match="cannot write"):
+        store.write_json(tmp_path / "runs" / "x.json", {})
+
+
+def test_keys_ignore_the_order_of_fields():
+    assert store.key_hash({"a": 1, "b": 2}) == store.key_hash({"b": 2, "a": 1})
+    assert store.key_hash({"a": 1}) != store.key_hash({"a": 2})
+
+
+def test_a_change_to_a_figure_changes_the_code_digest_but_not_that_of_the_tables():
+    assert store.code_digest() != store.code_digest(compute_only=True)
+    compute = {f.split("/")[0] for f in store._COMPUTE}
+    assert not compute & {"figures", "claims.py", "publish.py", "cli.py"}
