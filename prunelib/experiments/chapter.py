@@ -117,6 +117,8 @@ class Chapter:
         """Record what this run says of a claim of the paper; returns the verdict."""
         from prunelib import claims
 
+        if not exact and (lo is None or hi is None):
+            raise ValueError(f"claim '{claim_id}' has neither an interval nor exact=True")
         claim = claims.CLAIMS[claim_id]
         verdict = claims.judge(claim, value, value if lo is None else lo, value if hi is None else hi)
         self.run.part["claims"][claim_id] = {"exact": exact, "verdict": verdict} | _numbers(value, lo, hi)

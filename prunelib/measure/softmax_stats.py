@@ -105,7 +105,8 @@ def _plan(chains: Tensor, head: Head, n_temperatures: int, max_bytes: int) -> _P
     elements = _CACHE_ELEMENTS if on_cpu else max(_CACHE_ELEMENTS, max_bytes // (8 * size))
     chunk_limit = 2048 if on_cpu else 8192
     chunks = math.ceil(head.vocab_size / min(max(elements // points, 256), chunk_limit))
-    chunk = math.ceil(head.vocab_size / chunks)
+    chunk = 64 * math.ceil(head.vocab_size / chunks / 64)  # aligned rows
+    chunks = math.ceil(head.vocab_size / chunk)
     items = min(max(1, elements // (points * chunk)), max(1, items_total))
     tiles = max(1, math.ceil(_GEMM_ROWS / (items * points))) if on_cpu else 1
     tile = points * items * chunk * size

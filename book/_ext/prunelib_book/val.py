@@ -21,7 +21,11 @@ class Val(SphinxRole):
         except PrunelibError as error:
             _logger.warning("val: %s", error, location=self.get_location())
             return [nodes.problematic(self.rawtext, self.rawtext)], []
-        return [nodes.inline(self.rawtext, shown, classes=["val"])], []
+        number, bracket, interval = shown.partition(" (")
+        node = nodes.inline(self.rawtext, number + bracket[:1], classes=["val"])
+        if interval:
+            node += nodes.inline("", "(" + interval, classes=["val-interval"])
+        return [node], []
 
 
 def setup(app) -> None:
