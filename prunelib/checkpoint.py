@@ -6,12 +6,13 @@ the libraries' own bars and notes are kept quiet.
 
 import contextlib
 import functools
+import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from prunelib.errors import PrunelibError
+from prunelib.errors import PrunelibError, nearest
 
 
 @contextlib.contextmanager
@@ -64,13 +65,17 @@ def check_config(folder: str | Path, check: Callable | None = None):
     can refuse an unsupported layout before gigabytes are downloaded or read.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise PrunelibError(f"{folder} is not a model folder: it has no config.json")
     with quiet(), one_line(f"cannot read {folder / 'config.json'}"):
+        family = json.loads((folder / "config.json").read_text()).get("model_type")
+        if family not in CONFIG_MAPPING:
+            raise PrunelibError(f"{folder / 'config.json'}: transformers knows no model type "
+                                f"'{family}'{nearest(str(family), CONFIG_MAPPING)}")
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     name = (getattr(config, "architectures", None) or [type(config).__name__])[0]
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:

@@ -92,7 +92,7 @@ def fetch(name: str, revision: str | None = None, progress: bool = True) -> Sour
     if local:
         return Source(name, local, None, "unknown")
     repo = _hub_id(name)
-    path = hub.snapshot(repo, revision, hint=nearest(name, aliases()))
+    path = hub.snapshot(repo, revision, hint="" if alias else nearest(name, aliases()))
     return Source(name, path, path.name, alias.licence if alias else hub.licence(path))
 
 

@@ -49,8 +49,8 @@ def test_folder_without_config(tmp_path):
 
 
 def test_wrong_model_type(folder):
-    edit_config(folder, model_type="nonsense")
-    with refused("config.json"):
+    edit_config(folder, model_type="lama")
+    with refused("config.json", "no model type 'lama'", "did you mean 'llama'"):
         prunelib.load(str(folder))
 
 

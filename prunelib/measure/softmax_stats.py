@@ -233,7 +233,9 @@ def _tile(z, point, pair, buffers, dense, pruned, temperatures, capped) -> None:
 
     ``point`` [1 + 3·n_T, n, P]: max z; for each T Σe, Σe·t, Σe² with t = z − max.
     ``pair`` [2 + 8·n_T, n, K], d = t_pruned − t_dense: max d, min d; for each T
-    Σe_d·e_p, its max, Σe_p·d, Σe_p·d², Σe_d·d, Σe_d·d², Σe_d²·d, Σe_d²·d².
+    Σ e_d·e_p and its max; mean c of d by e_p, Σ e_p·(d−c)²; mean c of d by e_d,
+    Σ e_d·(d−c)², Σ e_d²·(d−c), Σ e_d²·(d−c)². Centred, because a top token whose
+    logit moves by D would otherwise cost a saturated variance D²·1e-7.
     """
     b = buffers
     points, pairs = iter(point.unbind(0)), iter(pair.unbind(0))
@@ -254,20 +256,16 @@ def _tile(z, point, pair, buffers, dense, pruned, temperatures, capped) -> None:
             torch.exp(z, out=b.e)
         else:
             torch.mul(z, 1 / t, out=b.e).exp_()
-        torch.sum(b.e, -1, out=next(points))
+        total = next(points)
+        torch.sum(b.e, -1, out=total)
         torch.sum(torch.mul(b.e, z, out=by_point), -1, out=next(points))
         torch.sum(torch.square(b.e, out=by_point), -1, out=next(points))
         torch.mul(b.e_dense, b.e_pruned, out=b.g)
         torch.sum(b.g, -1, out=next(pairs))
         torch.amax(b.g, -1, out=next(pairs))
-        torch.sum(torch.mul(b.e_pruned, b.d, out=b.g), -1, out=next(pairs))
-        torch.sum(b.g.mul_(b.d), -1, out=next(pairs))
-        torch.sum(torch.mul(b.e_dense, b.d, out=b.g), -1, out=next(pairs))
-        torch.sum(torch.mul(b.g, b.d, out=by_pair), -1, out=next(pairs))
-        torch.sum(torch.mul(b.g, b.e_dense, out=by_pair), -1, out=next(pairs))
-        torch.sum(b.g.square_(), -1, out=next(pairs))
 
-
+        mean_q, mean_p = pair_means(b, total, dense, pruned)
+XXX
 def _cap_sums(z_dense, z_pruned, out, b) -> None:
     """Σz², Σz·Δz, Σ Δz², Σz, ΣΔz of a tile: z is not linear in h under a softcap."""
     zz, zd, dd, sum_z, sum_d = out.unbind(0)

@@ -223,10 +223,11 @@ def _pair(a, b, name_a: str, name_b: str) -> tuple[Tensor, Tensor]:
 
 
 def _logits(z, dz, temperature) -> tuple[Tensor, Tensor]:
-    """``z/T`` and ``x = (Δz − mean Δz)/T``: a uniform shift of the logits changes nothing."""
+    """``z/T`` and ``x = (Δz − mid-range)/T``: a uniform shift changes nothing, to the last bit."""
     z, dz = _pair(z, dz, "z", "dz")
     temperature = _temperature(temperature, z.device)[..., None]
-    x = (dz - dz.mean(-1, keepdim=True)) / temperature
+    middle = dz.amin(-1, keepdim=True) / 2 + dz.amax(-1, keepdim=True) / 2
+    x = (dz - middle) / temperature
     z, x = torch.broadcast_tensors(z / temperature, x)
     _finite(z, "z / temperature")
     _finite(x, "dz / temperature")
@@ -250,10 +251,9 @@ def _scaled(variance, spread, temperature):
 
 def _statistics(**named):
     """The inputs as float64 tensors, and a function that returns results in their kind."""
-    tensors = [  # np.array copies: a table's columns are read-only, which torch warns about
-        torch.as_tensor(value if isinstance(value, Tensor) else np.array(value), dtype=torch.float64)
-        for value in named.values()
-    ]
+    # np.array copies: a table's columns are read-only, which torch warns about.
+    given = [value if isinstance(value, Tensor) else np.array(value) for value in named.values()]
+    tensors = [torch.as_tensor(value, dtype=torch.float64) for value in given]
     for name, value in zip(named, tensors, strict=True):
         _finite(value, name)
     as_tensor = any(isinstance(value, Tensor) for value in named.values())

@@ -1,11 +1,12 @@
 """``{claims-table}``: what this run says of each claim of the paper."""
 
 from docutils import nodes
+from docutils.parsers.rst import directives
 from sphinx import addnodes
 from sphinx.util.docutils import SphinxDirective
 
 from prunelib import claims, facts
-from prunelib_book import run
+from prunelib_book import run, val
 
 _COLUMNS = (
     ("", 6),
@@ -18,7 +19,12 @@ _MARKS = {"supported": "✓", "not supported": "✗", "undecided": "?"}
 
 
 class ClaimsTable(SphinxDirective):
-    """One row a claim; a claim without a number in this run reads "not yet"."""
+    """One row a claim; a claim without a number in this run reads "not yet".
+
+    With ``:brief:`` the numbers and rules that decide are left out.
+    """
+
+    option_spec = {"brief": directives.flag}
 
     def run(self):
         rows = [self._row(row) for row in claims.ledger(run.manifest(self.env))]
@@ -29,16 +35,18 @@ class ClaimsTable(SphinxDirective):
         return [nodes.table("", group, classes=["claims"])]
 
     def _row(self, row: dict) -> nodes.row:
-        deciding = nodes.paragraph("", f"Decided by: {row['measure']}. Supported if {row['rule']}.")
-        deciding["classes"] = ["claim-rule"]
+        statement = [nodes.paragraph("", row["statement"])]
+        if "brief" not in self.options:
+            text = f"Decided by: {row['measure']}. Supported if {row['rule']}."
+            statement.append(nodes.paragraph("", text, classes=["claim-rule"]))
         measured = row["status"] == claims.MEASURED
         number = facts.show(row | {"fmt": ".3g"}) if measured else claims.NOT_YET
         verdict = f"{_MARKS[row['verdict']]} {row['verdict']}" if measured else "–"
         line = _line(
             [
                 [nodes.paragraph("", row["id"])],
-                [nodes.paragraph("", row["statement"]), deciding],
-                [nodes.paragraph("", number)],
+                statement,
+                [nodes.paragraph("", "", val.typeset(number))],
                 [nodes.paragraph("", verdict)],
                 [nodes.paragraph("", "", self._chapter(row["notebook"]))],
             ]

@@ -21,11 +21,16 @@ class Val(SphinxRole):
         except PrunelibError as error:
             _logger.warning("val: %s", error, location=self.get_location())
             return [nodes.problematic(self.rawtext, self.rawtext)], []
-        number, bracket, interval = shown.partition(" (")
-        node = nodes.inline(self.rawtext, number + bracket[:1], classes=["val"])
-        if interval:
-            node += nodes.inline("", "(" + interval, classes=["val-interval"])
-        return [node], []
+        return [typeset(shown)], []
+
+
+def typeset(shown: str) -> nodes.inline:
+    """``2.31 (2.10–2.52)`` as a node whose interval a line break cannot split."""
+    number, bracket, interval = shown.partition(" (")
+    node = nodes.inline("", number + bracket[:1], classes=["val"])
+    if interval:
+        node += nodes.inline("", "(" + interval, classes=["val-interval"])
+    return node
 
 
 def setup(app) -> None:
