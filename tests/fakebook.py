@@ -26,13 +26,20 @@ Inline math $1-\\cos p$ and a display:
 
 $$ \\mathrm{KL}(p\\,\\|\\,q) = \\log \\mathbb{E}_p[w] - \\boldsymbol{\\mu} $$
 
-$$ \\underbrace{a + b + c + d + e + f + g + h}_{\\text{a formula that is wider than any telephone}} = \\int_0^1 f(x)\\,dx $$
+$$
+\\underbrace{a + b + c + d + e + f + g + h}_{\\text{a formula that is wider than any telephone}}
+= \\int_0^1 f(x)\\,dx
+$$
 
 | a | wide | table | of | many | columns | each | with | an_unbreakable_and_rather_long_word |
 |---|---|---|---|---|---|---|---|---|
 | {val}`demo.ratio` | {val}`demo.ratio` | 3 | 4 | 5 | 6 | 7 | 8 | another_unbreakable_and_rather_long_word |
 
 ```{claims-table}
+```
+
+```{claims-table}
+:brief:
 ```
 """
 

@@ -8,6 +8,7 @@ model, the estimate of a theorem is held against the measured deviation at each
 import numpy as np
 import pandas as pd
 
+from prunelib.errors import PrunelibError
 from prunelib.experiments import theorem_checks as checks
 from prunelib.experiments.chapter import Chapter
 from prunelib.measure import theory
@@ -30,7 +31,7 @@ out than this, and no value below the absolute part is told from it."""
 _INDEX = ["prompt_id", "position", "layer", "sublayer"]
 _BIN = 0.1  # width of a histogram bin, in decades
 _STRIP = 0.5  # width of a strip whose median is drawn, in decades
-_FEW = 20  # fewer points than this in a strip give no median
+_FEW = 20  # a strip with fewer points has no median
 
 
 # ------------------------------------------------------------------ on paper
@@ -155,6 +156,8 @@ def summarise(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     inside = rows["measured"].between(rows["lower"] - slack, rows["upper"] + slack)
     usable = comparable(rows)
     kept = resolved(rows)
+    if kept.empty:
+        raise PrunelibError(f"no deviation is above {SLACK_ABSOLUTE:g}: nothing to compare")
     # Before dividing, so that neither end makes an infinity; outside the domain there is no end.
     width = (kept["upper"].fillna(1) / kept["lower"].fillna(0).clip(lower=1e-300)).clip(upper=1e300)
     found = {
@@ -183,6 +186,8 @@ def summarise(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 
 def _closeness(rows: pd.DataFrame, seed: int) -> dict[str, tuple[float, float, float]]:
+    if rows.empty:  # a model with a single layer has no rest
+        return dict.fromkeys(("pearson_log", "ratio", "within10"), (np.nan,) * 3)
     logs = np.log10(rows[["estimate", "measured"]])
     correlation = _pearson(rows["prompt_id"], logs["estimate"], logs["measured"], seed)
     return {"pearson_log": correlation} | _nearness(rows, seed)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import matplotlib
 import matplotlib.style
+from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 WIDTHS = {"text": 6.75, "wide": 8.5}  # inches; "text" is a two-column paper's full width
@@ -34,6 +35,8 @@ _ON_LIGHT = Palette("#0072B2", "#D55E00", "#009E73", "#C0699A", "#B07C00", "#3A9
 _ON_DARK = Palette("#3A9BDC", "#F07A2A", "#00B386", "#CC79A7", "#E69F00", "#9AD3F5")
 
 
+_DENSITY_LIGHT = LinearSegmentedColormap.from_list("on_light", ["#a9cce6", "#0072B2", "#08233f"])
+_DENSITY_DARK = LinearSegmentedColormap.from_list("on_dark", ["#1d4c70", "#3A9BDC", "#eaf6ff"])
 # Solid, dashed, dotted, dash-dotted, long-dashed, short-dashed (offset, on-off lengths).
 _LINESTYLES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (8, 3)), (0, (3, 1)))
 
@@ -48,7 +51,7 @@ class Style:
     muted: str  # second-rank text, zero lines
     grid: str
     page: str  # background
-    density: str  # name of the sequential colour map for hexbins and heat maps
+    density: Colormap  # few to many, for hexbins and heat maps; its ends differ from the page
     markers: tuple[str, ...] = ("o", "s", "^", "D", "v", "P")
     linestyles: tuple = _LINESTYLES
 
@@ -67,12 +70,12 @@ class Style:
 
 def light() -> Style:
     """For paper and the light page."""
-    return Style(False, _ON_LIGHT, "#1f2328", "#5f6b76", "#e3e6ea", LIGHT_PAGE, "viridis_r")
+    return Style(False, _ON_LIGHT, "#1f2328", "#5f6b76", "#e3e6ea", LIGHT_PAGE, _DENSITY_LIGHT)
 
 
 def dark() -> Style:
     """For the dark page."""
-    return Style(True, _ON_DARK, "#e6e6e6", "#a3adb8", "#30353b", DARK_PAGE, "viridis")
+    return Style(True, _ON_DARK, "#e6e6e6", "#a3adb8", "#30353b", DARK_PAGE, _DENSITY_DARK)
 
 
 @contextlib.contextmanager
@@ -109,7 +112,6 @@ def applied(style: Style, salt: str) -> Iterator[None]:
         "lines.linewidth": 1.5,
         "lines.markersize": 4,
         "axes.prop_cycle": matplotlib.cycler(color=list(style.colours)),
-        "image.cmap": style.density,
     }
     inked = "text.color axes.labelcolor axes.edgecolor axes.titlecolor xtick.color ytick.color"
     settings |= dict.fromkeys(inked.split(), style.foreground)

@@ -58,7 +58,8 @@ def kl(z_dense: Tensor, z_pruned: Tensor, temperature: float = 1.0) -> Tensor:
     log_p, log_q = (torch.log_softmax(z, -1) for z in _scaled(z_dense, z_pruned, temperature))
     x = log_q - log_p
     # Σ p (eˣ − 1 − x) = KL since Σ p (eˣ − 1) = 0; every term is >= 0, so nothing cancels.
-    terms = torch.where(x < 1, log_p.exp() * (torch.expm1(x) - x), log_q.exp() - log_p.exp() * (1 + x))
+    p, q = log_p.exp(), log_q.exp()
+    terms = torch.where(x < 1, p * (torch.expm1(x) - x), q - p * (1 + x))
     return terms.sum(-1).clamp(min=0)
 
 

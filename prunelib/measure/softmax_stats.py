@@ -17,40 +17,19 @@ size; equal inputs give exactly 0. A float64 weight makes everything float64.
 """
 
 import math
-import queue
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from prunelib.errors import PrunelibError
 from prunelib.measure.head import Head
+from prunelib.measure.tiles import Plan, Workspace, plan_tiles, workers
 
 PAIR_COLUMNS = (
     "one_minus_cos_p", "kl_dense_pruned", "kl_pruned_dense", "var_r", "var_p", "var_q",
     "range_dz", "entropy_dense", "pmax_dense", "top1_same",
 )  # fmt: skip
 
-_CACHE_ELEMENTS = 120_000  # of a tile: four float32 buffers of it fit a 2 MiB cache
-_GEMM_ROWS = 480  # below this a projection is limited by packing the weights
-_BLOCK_ROWS = 8192  # more rows at once gain nothing
-_MAX_WORKERS = 4  # Python's lock limits how many threads can issue small operations
 _POINT_SUMS, _PAIR_SUMS, _CAP_SUMS = 3, 8, 5
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """How the work is cut: ``chunk`` logits × ``items`` chains a tile, ``tiles`` a projection."""
-
-    chunk: int
-    chunks: int
-    items: int
-    tiles: int
-    workers: int
-    block: int
 
 
 def pair_statistics(
@@ -70,11 +49,10 @@ def pair_statistics(
     cannot give (else None). Extra memory stays below ``max_bytes``; PrunelibError
     where that is impossible.
     """
-    plan = _plan(chains, head, len(temperatures), max_bytes)
-    count = range(chains.shape[1])
-    k_pairs = len(count[pruned])
+    sums = 3 + len(temperatures) * (_POINT_SUMS + _PAIR_SUMS) + _CAP_SUMS * (head.cap is not None)
+    plan = plan_tiles(chains, head, sums, max_bytes)
     parts = []
-    with torch.no_grad(), _workers(plan, chains.device) as run:
+    with torch.no_grad(), workers(plan, chains.device) as run:
         for block in chains.split(plan.block):
             point, pair = _block_tables(block, head, dense, pruned, temperatures, plan, run)
             same = (block[:, dense] == block[:, pruned]).all(-1)
@@ -84,10 +62,6 @@ def pair_statistics(
             }
             moments = _cap_moments(pair) if head.cap is not None else None
             parts.append((merged, moments))
-    if not parts:
-        empty = chains.new_zeros(0, k_pairs, dtype=torch.float64)
-        none = dict.fromkeys(("zz", "zd", "dd", "sum_z", "sum_d"), empty)
-        return {t: dict.fromkeys(PAIR_COLUMNS, empty) for t in temperatures}, none
     joined = {t: _cat([part[0][t] for part in parts]) for t in temperatures}
     return joined, _cat([part[1] for part in parts]) if head.cap is not None else None
 
@@ -96,85 +70,9 @@ def _cat(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _plan(chains: Tensor, head: Head, n_temperatures: int, max_bytes: int) -> _Plan:
-    items_total, points, d = chains.shape
-    size = torch.finfo(head.dtype).bits // 8
-    on_cpu = chains.device.type == "cpu"
-    workers = min(torch.get_num_threads(), _MAX_WORKERS) if on_cpu else 1
-    # A GPU has no use for small tiles: one tile a projection, in an eighth of the budget.
-    elements = _CACHE_ELEMENTS if on_cpu else max(_CACHE_ELEMENTS, max_bytes // (8 * size))
-    chunk_limit = 2048 if on_cpu else 8192
-    chunks = math.ceil(head.vocab_size / min(max(elements // points, 256), chunk_limit))
-    chunk = 64 * math.ceil(head.vocab_size / chunks / 64)  # aligned rows
-    chunks = math.ceil(head.vocab_size / chunk)
-    items = min(max(1, elements // (points * chunk)), max(1, items_total))
-    tiles = max(1, math.ceil(_GEMM_ROWS / (items * points))) if on_cpu else 1
-    tile = points * items * chunk * size
-    fixed = workers * (tiles + 4) * tile
-    if head.weight.dtype != head.dtype or head.bias is not None:
-        fixed += workers * chunk * (d + 1) * size
-    sums = 3 + n_temperatures * (_POINT_SUMS + _PAIR_SUMS) + _CAP_SUMS * (head.cap is not None)
-    # Inputs, the table of chunk summaries, and some float64 copies of it while merging.
-    per_item = points * ((d + 1) * size + chunks * (sums * size + 16 * 8))
-    block = min((max_bytes - fixed) // per_item, max(1, _BLOCK_ROWS // points))
-    block -= block % items
-    if block < 1:
-        least = (fixed + items * per_item) / 2**20
-        raise PrunelibError(
-            f"max_bytes={max_bytes} is too small for a vocabulary of {head.vocab_size}: "
-            f"at least {math.ceil(least)} MiB are needed"
-        )
-    return _Plan(chunk, chunks, items, tiles, workers, block)
-
-
-@contextmanager
-def _workers(plan: _Plan, device: torch.device) -> Iterator:
-    """A function that runs ``work(chunk_index, workspace)`` for all chunks."""
-    if device.type != "cpu":
-        space = _Workspace()
-        yield lambda work: [work(index, space) for index in range(plan.chunks)]
-        return
-    threads = torch.get_num_threads()
-
-    def start():
-        # Both hold for this thread only. Flushing matters: squares of tail probabilities
-        # are denormal numbers, on which a CPU is a hundred times slower.
-        torch.set_num_threads(max(1, threads // plan.workers))
-        torch.set_flush_denormal(True)
-
-    spaces: queue.SimpleQueue = queue.SimpleQueue()
-    for _ in range(plan.workers):
-        spaces.put(_Workspace())
-
-    def guarded(work, index):
-        space = spaces.get()
-        try:
-            with torch.no_grad():
-                work(index, space)
-        finally:
-            spaces.put(space)
-
-    with ThreadPoolExecutor(plan.workers, initializer=start) as pool:
-        try:
-            yield lambda work: list(pool.map(lambda i: guarded(work, i), range(plan.chunks)))
-        finally:
-            torch.set_num_threads(threads)
-
-
-class _Workspace:
-    """One worker's buffers, allocated at first use and reused for every tile."""
-
-    def __init__(self):
-        self._flat: dict[str, Tensor] = {}
-
-    def get(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        size = math.prod(shape)
-        if name not in self._flat or len(self._flat[name]) < size:
-            self._flat[name] = like.new_empty(size)
-        return self._flat[name][:size].view(shape)
-
-
-def _block_tables(block, head, dense, pruned, temperatures, plan, run) -> tuple[Tensor, Tensor]:
+def _block_tables(
+    block, head, dense, pruned, temperatures, plan: Plan, run
+) -> tuple[Tensor, Tensor]:
     """Chunk summaries of one block: [chunks, sums, N, P] and [chunks, sums, N, K]."""
     n_items, points, _ = block.shape
     padded = math.ceil(n_items / plan.items) * plan.items
@@ -190,7 +88,7 @@ def _block_tables(block, head, dense, pruned, temperatures, plan, run) -> tuple[
     n_pair = 2 + _PAIR_SUMS * n_t + (_CAP_SUMS if capped else 0)
     pair = x.new_empty(plan.chunks, n_tiles, n_pair, n, k_pairs)
 
-    def work(index: int, space: _Workspace) -> None:
+    def work(index: int, space: Workspace) -> None:
         start = index * plan.chunk
         rows = head.rows(start, min(start + plan.chunk, head.vocab_size)).T
         width = rows.shape[1]
@@ -234,7 +132,7 @@ def _tile(z, point, pair, buffers, dense, pruned, temperatures, capped) -> None:
     ``point`` [1 + 3·n_T, n, P]: max z; for each T Σe, Σe·t, Σe² with t = z − max.
     ``pair`` [2 + 8·n_T, n, K], d = t_pruned − t_dense: max d, min d; for each T
     Σ e_d·e_p and its max; mean c of d by e_p, Σ e_p·(d−c)²; mean c of d by e_d,
-    Σ e_d·(d−c)², Σ e_d²·(d−c), Σ e_d²·(d−c)². Centred, because a top token whose
+    Σ e_d·(d−c)², Σ e_d²·(d−c)², Σ e_d²·(d−c). Centred, because a top token whose
     logit moves by D would otherwise cost a saturated variance D²·1e-7.
     """
     b = buffers
@@ -251,7 +149,7 @@ def _tile(z, point, pair, buffers, dense, pruned, temperatures, capped) -> None:
     for t in temperatures:
         # After the last temperature z and d are free: fewer buffers, more cache.
         last = t == temperatures[-1]
-        by_point, by_pair = (z, b.d) if last else (b.by_point, b.by_pair)
+        by_point = z if last else b.by_point
         if t == 1:
             torch.exp(z, out=b.e)
         else:
@@ -264,8 +162,21 @@ def _tile(z, point, pair, buffers, dense, pruned, temperatures, capped) -> None:
         torch.sum(b.g, -1, out=next(pairs))
         torch.amax(b.g, -1, out=next(pairs))
 
-        mean_q, mean_p = pair_means(b, total, dense, pruned)
-XXX
+        mean = next(pairs)
+        torch.sum(torch.mul(b.e_pruned, b.d, out=b.g), -1, out=mean)
+        mean.div_(total[:, pruned])
+        d = torch.sub(b.d, mean.unsqueeze(-1), out=z_pruned if last else b.by_pair)
+        torch.mul(b.e_pruned, d, out=b.g)
+        torch.sum(b.g.mul_(d), -1, out=next(pairs))
+
+        mean = next(pairs)
+        torch.sum(torch.mul(b.e_dense, b.d, out=b.g), -1, out=mean)
+        mean.div_(total[:, dense])
+        d = torch.sub(b.d, mean.unsqueeze(-1), out=b.d if last else b.by_pair)
+        torch.mul(b.e_dense, d, out=b.g)
+        torch.sum(d.mul_(b.g), -1, out=next(pairs))
+        torch.linalg.vector_norm(b.g, dim=-1, out=next(pairs)).square_()
+        torch.sum(b.g.mul_(b.e_dense), -1, out=next(pairs))
 def _cap_sums(z_dense, z_pruned, out, b) -> None:
     """Σz², Σz·Δz, Σ Δz², Σz, ΣΔz of a tile: z is not linear in h under a softcap."""
     zz, zd, dd, sum_z, sum_d = out.unbind(0)
@@ -300,17 +211,18 @@ def _merge(point, pair, dense, pruned, temperature, k, same) -> dict[str, Tensor
     mean_t = (factor * (weighted + offset * total)).sum(0) / norm
 
     first = 2 + _PAIR_SUMS * k
-    cross, cross_max, q1, q2, p1, p2, r1, r2 = (
+    cross, cross_max, mean_q, var_q, mean_p, var_p, r2, r1 = (
         pair[:, first + i].double() for i in range(_PAIR_SUMS)
     )
     f_dense, f_pruned = factor[..., dense], factor[..., pruned]
     shift = offset[..., pruned] - offset[..., dense]
     norm_d, norm_p = norm[..., dense], norm[..., pruned]
-    mean_q, var_q = _moments(f_pruned, total[..., pruned], q1, q2, shift, norm_p)
-    mean_p, var_p = _moments(f_dense, total[..., dense], p1, p2, shift, norm_d)
-    _, var_r = _moments(
-        f_dense.square(), squared[..., dense], r1, r2, shift, norm2[..., dense]
-    )
+    mean_q, var_q = _moments(f_pruned, total[..., pruned], mean_q + shift, var_q, norm_p)
+    mean_r, mass_r = mean_p + shift, squared[..., dense]
+    mean_p, var_p = _moments(f_dense, total[..., dense], mean_r, var_p, norm_d)
+    # r was summed around the mean of p: moved to its own mean, chunk by chunk.
+    mean_r, r2 = mean_r + r1 / mass_r, r2 - r1.square() / mass_r
+    _, var_r = _moments(f_dense.square(), mass_r, mean_r, r2, norm2[..., dense])
     overlap = (f_dense * f_pruned * cross).sum(0)
     cosine = overlap / (norm2[..., dense] * norm2[..., pruned]).sqrt()
     log_ratio = norm_p.log() - norm_d.log()
@@ -336,8 +248,8 @@ def _merge(point, pair, dense, pruned, temperature, k, same) -> dict[str, Tensor
     return zeroed | levels
 
 
-def _moments(factor, mass, first, second, shift, norm) -> tuple[Tensor, Tensor]:
-    """Mean and variance of Δz under one weighting, up to the common offset of the maxima."""
-    mean = (factor * (first + shift * mass)).sum(0) / norm
-    move = shift - mean
-    return mean, (factor * (second + 2 * move * first + move.square() * mass)).sum(0) / norm
+def _moments(factor, mass, means, squares, norm) -> tuple[Tensor, Tensor]:
+    """Mean and variance over all chunks (axis 0), from each chunk's mass, mean and
+    squared deviations: within plus between."""
+    mean = (factor * mass * means).sum(0) / norm
+    return mean, (factor * (squares + mass * (means - mean).square())).sum(0) / norm

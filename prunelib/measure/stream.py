@@ -52,7 +52,8 @@ def layout(lm, sublayers: Iterable[str] = SUBLAYERS, layers: Iterable[int] | Non
     asked = tuple(sublayers)
     for name in asked:
         if name not in SUBLAYERS:
-            raise PrunelibError(f"unknown sublayer '{name}'{nearest(name, SUBLAYERS)}; use attn, mlp")
+            hint = nearest(name, SUBLAYERS)
+            raise PrunelibError(f"unknown sublayer '{name}'{hint}; use attn, mlp")
     wanted = tuple(range(lm.n_layers)) if layers is None else tuple(sorted(set(layers)))
     kinds = tuple(name for name in SUBLAYERS if name in asked)
     if not wanted or not kinds:
@@ -133,7 +134,7 @@ class _Collector:
 
     def visit(self, layer: int, values: dict[str, Tensor]) -> None:
         plan = self.plan
-        found = [values[name].reshape(-1, values[name].shape[-1])[self.where] for name in self.needs]
+        found = [values[name].flatten(0, 1)[self.where] for name in self.needs]
         if self.parallel:
             after, *outputs = found
             without = [after - output for output in outputs]

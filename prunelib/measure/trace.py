@@ -85,10 +85,13 @@ def trace_layers(
         "layer": np.array([layer for layer, _ in plan.sites]),
         "sublayer": np.array([sublayer for _, sublayer in plan.sites], dtype=object),
     }
-    rows = [torch.cat([part[i] for part in found]).numpy() for i in (0, 1)]
-    repeated = {k: np.repeat(v, len(plan.sites)) for k, v in zip(("row", "position"), rows, strict=True)}
-    tiled = {name: np.tile(values, len(rows[0])) for name, values in sites.items()}
-    return _tables(lm, repeated | tiled, [part[2] for part in found])
+    row, position = (torch.cat([part[i] for part in found]).numpy() for i in (0, 1))
+    index = {
+        "row": np.repeat(row, len(plan.sites)),
+        "position": np.repeat(position, len(plan.sites)),
+        **{name: np.tile(values, len(row)) for name, values in sites.items()},
+    }
+    return _tables(lm, index, [part[2] for part in found])
 
 
 def compare_states(
@@ -212,7 +215,7 @@ def _masks(input_ids: Tensor, attention_mask: Tensor, position_mask: Tensor):
     if not position_mask.any():
         raise PrunelibError("no position was chosen")
     if (position_mask & (attention_mask.to(position_mask.device) == 0)).any():
-        raise PrunelibError("a chosen position is padding: position_mask must lie in attention_mask")
+        raise PrunelibError("a chosen position is padding: choose among real tokens only")
     return attention_mask, position_mask
 
 
@@ -228,13 +231,11 @@ def _tables(lm, index: dict[str, np.ndarray], found: list) -> TraceTables:
         pd.DataFrame({**index, "lens": lens, **_numpy([part[1][lens] for part in found])})
         for lens in found[0][1]
     ]
-    p = [
-        pd.DataFrame(
-            {**index, "lens": lens, "temperature": t, **_numpy([part[2][lens][t] for part in found])}
-        )
-        for lens in found[0][2]
-        for t in found[0][2][lens]
-    ]
+    p = []
+    for lens, by_temperature in found[0][2].items():
+        for t in by_temperature:
+            columns = _numpy([part[2][lens][t] for part in found])
+            p.append(pd.DataFrame({**index, "lens": lens, "temperature": t, **columns}))
     p = pd.concat(p, ignore_index=True)
     p["top1_same"] = p["top1_same"].astype(bool)
     return TraceTables(pd.DataFrame({**index, **h}), pd.concat(z, ignore_index=True), p)
@@ -242,6 +243,5 @@ def _tables(lm, index: dict[str, np.ndarray], found: list) -> TraceTables:
 
 def _numpy(parts: list[_Columns]) -> dict[str, np.ndarray]:
     """Columns over all parts, moved to the CPU in one piece."""
-    names = list(parts[0])
-    stacked = torch.stack([torch.cat([part[n].reshape(-1).double() for part in parts]) for n in names])
-    return dict(zip(names, stacked.cpu().numpy(), strict=True))
+    columns = [torch.cat([part[n].reshape(-1).double() for part in parts]) for n in parts[0]]
+    return dict(zip(parts[0], torch.stack(columns).cpu().numpy(), strict=True))

@@ -12,21 +12,31 @@ import pytest
 
 from prunelib import publish
 
-FLAGS = """
---headless --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-background-networking
---disable-component-update --disable-sync --no-first-run --virtual-time-budget=20000
-""".split()
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--virtual-time-budget=20000",
+]
 # What a page looks like, told by the page itself once its formulas are set.
 PROBE = """
 <script>
 window.addEventListener("load", async () => {
   if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
   const shown = e => getComputedStyle(e).display !== "none" && e.offsetWidth > 0;
+  const article = document.querySelector("article");
+  const scrolls = e => e !== article && (getComputedStyle(e).overflowX !== "visible" || scrolls(e.parentElement));
+  const sticksOut = e => e.getBoundingClientRect().right > innerWidth && !scrolls(e.parentElement);
   const report = {
     theme: document.documentElement.dataset.theme,
     page: getComputedStyle(document.body).backgroundColor,
     width: window.innerWidth,
-    overflow: document.documentElement.scrollWidth - window.innerWidth,
+    sticking_out: [...article.querySelectorAll("*")].filter(sticksOut).map(e => e.outerHTML.slice(0, 200)),
     formulas: document.querySelectorAll("mjx-container svg").length,
     untypeset: document.querySelectorAll("span.math:not(:has(mjx-container)), mjx-merror").length,
     images: [...document.querySelectorAll("figure.figcard img")].filter(shown).map(

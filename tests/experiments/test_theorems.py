@@ -1,0 +1,220 @@
+"""Chapters 1 to 3: statistics on made-up traces, the wrappers, and what is recorded."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from prunelib import figures, store
+from prunelib.errors import PrunelibError
+from prunelib.experiments import layerwise, theorem_checks, theorems
+from prunelib.experiments.chapter import Chapter, Profile
+from prunelib.measure import theory
+
+KEYS = {"T1": "t1.z.normed.within10", "T2": "t2.normed.ratio", "T3": "t3.raw.reverse.inside"}
+
+
+def made_up_traces(prompts=3, positions=5, layers=4, vocab=30, seed=0):
+    """Trace tables of random states, exact in float64; layer 0 is moved the most."""
+    rng = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=rng, dtype=torch.float64)
+
+    frames = {"h": [], "z": [], "p": []}
+    for prompt in range(prompts):
+        for layer in range(layers):
+            index = {"prompt_id": f"p{prompt}", "kind": "made up", "position": range(positions)}
+            index |= {"layer": layer, "sublayer": "attn"}
+            size = 2.0 if layer == 0 else 0.1
+            for lens in ("raw", "normed"):
+                z, dz = 2 * normal(positions, vocab), size * normal(positions, vocab)
+                alpha = (z * dz).sum(-1) / z.square().sum(-1)
+                beta = (dz - alpha[:, None] * z).norm(dim=-1) / z.norm(dim=-1)
+                turned = 1 - torch.cosine_similarity(z, z + dz, dim=-1)
+                for space in ("h", "z") if lens == "raw" else ("z",):
+                    names = (f"one_minus_cos_{space}", f"alpha_{space}", f"beta_{space}")
+                    columns = dict(zip(names, (turned, alpha, beta), strict=True))
+                    extra = {"lens": lens} if space == "z" else {}
+                    frames[space].append(pd.DataFrame(index | extra | columns))
+                for temperature in (0.5, 1.0) if lens == "normed" else (1.0,):
+                    columns = probability_columns(z, dz, temperature)
+                    extra = {"lens": lens, "temperature": temperature}
+                    frames["p"].append(pd.DataFrame(index | extra | columns))
+    return SimpleNamespace(**{k: pd.concat(v, ignore_index=True) for k, v in frames.items()})
+
+
+def probability_columns(z, dz, temperature):
+    p, q = torch.softmax(z / temperature, -1), torch.softmax((z + dz) / temperature, -1)
+    r = p.square() / p.square().sum(-1, keepdim=True)
+
+    def variance(w):
+        return (w * (dz - (w * dz).sum(-1, keepdim=True)).square()).sum(-1)
+
+    return {
+        "one_minus_cos_p": 1 - torch.cosine_similarity(p, q, dim=-1),
+        "kl_dense_pruned": (p * (p / q).log()).sum(-1),
+        "kl_pruned_dense": (q * (q / p).log()).sum(-1),
+        "var_r": variance(r), "var_p": variance(p), "var_q": variance(q),
+        "range_dz": dz.amax(-1) - dz.amin(-1),
+    }  # fmt: skip
+
+
+@pytest.fixture
+def chapter(tmp_path, monkeypatch):
+    traces = made_up_traces()
+    monkeypatch.setattr(layerwise, "layerwise", lambda ch: traces)
+    run = store.Run(tmp_path, "01-cosine-theorem", {"profile": "smoke", "model": {}, "code": {}})
+    card = {"name": "made-up", "revision": None, "fingerprint": "0", "dtype": "float64"}
+    settings = Profile(**dict.fromkeys(Profile.__dataclass_fields__, 1))
+    options = {"seed": 0, "prompts": "", "temperatures": (1.0,), "load": None}
+    return Chapter(run, card | {"device": "cpu", "n_layers": 4}, settings, options)
+
+
+@pytest.mark.parametrize("theorem", list(theorems.PANELS))
+def test_a_chapter_from_table_to_figures_to_claim(chapter, theorem):
+    on_paper = theorems.theorem_theory(chapter, theorem)
+    on_model = theorems.theorem_on_model(chapter, theorem)
+    name = theorem.lower()
+    for kind, table in (("theory", on_paper), ("model", on_model)):
+        card = chapter.figure(f"fig-{name}-{kind}", table)
+        assert "nan" not in (card.caption + card.alt).lower()
+        assert card.file(".csv").stat().st_size < 3e6
+    shown = theorems.record(chapter, theorem, on_paper, on_model)
+    assert list(shown.index) == list(theorems.PANELS[theorem])
+    values, claims = chapter.run.part["values"], chapter.run.part["claims"]
+    assert list(claims) == [theorems.CLAIM[theorem][0]]
+    assert KEYS[theorem] in values and values[f"{name}.violations"]["value"] == 0
+    assert values[f"{name}.search_violations"]["value"] == 0
+    worst = values[f"{name}.{theorems.CLAIM[theorem][1]}.worst_layer"]
+    assert worst["value"] == 0 and worst["exact"]
+    assert theorems.furthest_off(chapter, theorem, 2)["layer"].tolist()[0] == 0
+
+
+def test_a_second_call_reads_the_table_back(chapter):
+    first = theorems.theorem_on_model(chapter, "T2")
+    computed = chapter.run.units_computed
+    pd.testing.assert_frame_equal(theorems.theorem_on_model(chapter, "T2"), first)
+    assert chapter.run.units_computed == computed
+
+
+@pytest.mark.parametrize("theorem", list(theorems.PANELS))
+def test_every_exact_trace_is_inside_its_interval(theorem):
+    traces = made_up_traces(seed=1)
+    for panel in theorems.PANELS[theorem]:
+        rows = theorems.on_model(traces, theorem, panel)
+        assert len(rows) == 3 * 5 * 4  # one temperature, one lens
+        valid = rows[rows["upper"].notna()]
+        slack = 1e-12
+        assert (valid["measured"] >= valid["lower"] - slack).all()
+        assert (valid["measured"] <= valid["upper"] + slack).all()
+        stats = theorems.summarise(rows).set_index("statistic")
+        assert stats.loc["inside", "value"] == 1
+        assert (stats["lo"] <= stats["hi"]).all()
+
+
+def test_on_model_uses_the_temperature():
+    traces = made_up_traces()
+    half = theorems.on_model(traces, "T3", "normed", temperature=0.5)
+    p = traces.p[(traces.p["lens"] == "normed") & (traces.p["temperature"] == 0.5)]
+    np.testing.assert_allclose(half["estimate"], p["var_p"] / (2 * 0.5**2))
+    np.testing.assert_allclose(half["size"], p["range_dz"] / 0.5)
+    assert ((half["measured"] >= half["lower"]) & (half["measured"] <= half["upper"])).all()
+
+
+def rows_from(estimate, measured, layer=0, prompts=None):
+    n = len(estimate)
+    frame = pd.DataFrame({"estimate": estimate, "measured": measured, "layer": layer})
+    prompts = prompts if prompts is not None else [f"p{i % 5}" for i in range(n)]
+    return frame.assign(prompt_id=prompts, lower=0.0, upper=1.0, size=frame["estimate"])
+
+
+def test_summary_statistics_are_the_plain_ones():
+    rng = np.random.default_rng(0)
+    measured = 10 ** rng.uniform(-4, 0, 400)
+    estimate = measured * np.exp(0.1 * rng.normal(size=400))
+    rows = rows_from(estimate, measured, layer=np.arange(400) % 3)
+    found = theorems.summarise(rows).set_index("statistic")
+    expected = {
+        "pearson": np.corrcoef(estimate, measured)[0, 1],
+        "pearson_log": np.corrcoef(np.log10(estimate), np.log10(measured))[0, 1],
+        "spearman": rows["estimate"].corr(rows["measured"], method="spearman"),
+        "ratio": np.median(estimate / measured),
+        "within10": np.mean(np.abs(estimate / measured - 1) <= 0.1),
+        "compared": 1.0,
+    }
+    for name, value in expected.items():
+        assert found.loc[name, "value"] == pytest.approx(value)
+        assert found.loc[name, "lo"] <= found.loc[name, "value"] <= found.loc[name, "hi"]
+
+
+def test_an_estimate_that_misses_a_large_deviation_is_not_left_out():
+    """Both tiny: not compared. Estimate tiny, deviation large: a failure that must count."""
+    rows = rows_from([1e-9, 1e-9, 0.1, 0.1, 0.2], [1e-9, 0.5, 0.1, 0.1, 0.2])
+    kept = theorems.resolved(rows)
+    assert kept["measured"].tolist() == [0.5, 0.1, 0.1, 0.2]
+    assert kept["estimate"].iloc[0] == theorems.SLACK_ABSOLUTE
+    found = theorems.summarise(rows).set_index("statistic")["value"]
+    assert found["compared"] == pytest.approx(0.8) and found["within10"] == pytest.approx(0.75)
+
+
+def test_a_turn_past_the_right_angle_is_outside_the_domain():
+    index = {"prompt_id": ["a", "b"], "position": 0, "layer": 0, "sublayer": "mlp"}
+    columns = {"alpha_h": [-1.5, 0.1], "beta_h": [0.2, 0.2], "one_minus_cos_h": [1.9, 0.0163]}
+    rows = theorems.on_model(SimpleNamespace(h=pd.DataFrame(index | columns)), "T1", "h")
+    assert rows["upper"].isna().tolist() == [True, False]
+    stats = theorems.summarise(rows).set_index("statistic")["value"]
+    assert stats["domain"] == 0.5 and stats["inside"] == 1 and stats["refined_within10"] == 0.5
+
+
+def test_the_histogram_holds_every_compared_point():
+    rng = np.random.default_rng(1)
+    measured = 10 ** rng.uniform(-7, 1, 500)
+    rows = rows_from(measured * 1.3, measured)
+    cells = theorems.density(rows)
+    assert cells["count"].sum() == theorems.comparable(rows).sum()
+    assert set(cells) == {"estimate", "measured", "count"}
+    strips = theorems.strips(rows)
+    assert (strips["lo"] <= strips["measured"]).all() and (strips["measured"] <= strips["hi"]).all()
+
+
+def test_outside_shows_each_failure():
+    vectors = theorem_checks.outside("T1").set_index(["quantity", "case"])["exact_over_estimate"]
+    assert vectors["paper", "h shrinks: α = −0.8, β = 0.05"] > 20
+    assert vectors["refined", "h shrinks: α = −0.8, β = 0.05"] == pytest.approx(1, abs=0.05)
+    assert vectors["refined", "large: α = 0, β = 3"] < 0.2
+    for theorem in ("T2", "T3"):
+        cases = theorem_checks.outside(theorem).drop_duplicates("case").set_index("case")
+        assert (cases.loc["uniform shift", ["estimate", "exact", "upper"]] == 0).all()
+        assert cases.loc["saturated, top token overtaken", "exact_over_estimate"] > 1e6
+        assert cases.loc["large, but T = 20", "exact_over_estimate"] == pytest.approx(1, abs=0.05)
+
+
+def test_the_envelope_is_the_extreme_of_the_interval_over_the_variance():
+    for spread in (0.3, 2.0, 6.0):
+        variance = np.geomspace(1e-12, spread**2 / 4, 200)
+        for theorem, bounds in (("T2", theory.softmax_bounds), ("T3", theory.kl_bounds)):
+            estimate, lower, upper = bounds(variance, np.full(200, spread))
+            quantity = theorem_checks.quantities(theorem)[0]
+            low, high = theorem_checks.envelope(theorem, quantity, spread)
+            assert (lower / estimate).min() == pytest.approx(low, rel=1e-6)
+            assert (upper / estimate).max() == pytest.approx(high, rel=1e-6)
+
+
+def test_nothing_to_compare_is_said_in_one_line():
+    with pytest.raises(PrunelibError, match="nothing to compare"):
+        theorems.summarise(rows_from([1e-9], [1e-9]))
+
+
+def test_an_unknown_theorem_is_refused():
+    with pytest.raises(PrunelibError, match="T1, T2, T3"):
+        theorem_checks.remainder("T4")
+
+
+def test_figures_are_drawn_from_their_table_alone(chapter, tmp_path):
+    table = theorems.theorem_on_model(chapter, "T3")
+    once, again = (figures.draw("fig-t3-model", table, tmp_path / x, {}) for x in "ab")
+    for suffix in (".light.svg", ".dark.svg", ".pdf", ".png"):
+        assert once.file(suffix).read_bytes() == again.file(suffix).read_bytes()
