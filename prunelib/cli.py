@@ -47,7 +47,7 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"prunelib {prunelib.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
 
-    def command(name, function, help, **options):  # noqa: A002 - argparse's own word
+    def command(name, function, help, **options):
         made = commands.add_parser(name, help=help, description=help, allow_abbrev=False, **options)
         made.set_defaults(run=function)
         return made
@@ -132,8 +132,13 @@ def run_notebooks(args) -> int:
 def build_book(args) -> int:
     from prunelib import publish
 
-    index = publish.build(args.folder, args.site)
-    print(index)
+    if not (args.folder / "manifest.json").is_file():
+        raise PrunelibError(f"no run in {args.folder}: start with `prunelib run`, or name a run with --run")
+    try:
+        print(publish.build(args.folder, args.site))
+    except publish.NotPublishable as error:
+        print(f"prunelib: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -144,7 +149,8 @@ def cite_figure(args) -> int:
     if not cards:
         raise PrunelibError(f"no figures in {args.folder}: run `prunelib run` first, or name a run with --run")
     if args.figure not in cards:
-        raise PrunelibError(f"unknown figure '{args.figure}'{nearest(args.figure, cards)}; there are {', '.join(cards)}")
+        near = nearest(args.figure, cards)
+        raise PrunelibError(f"unknown figure '{args.figure}'{near}; there are {', '.join(cards)}")
     print(figures.bibtex(figures.load_card(args.folder / "figures", args.figure)))
     return 0
 

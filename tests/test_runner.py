@@ -99,7 +99,8 @@ def test_a_finished_notebook_is_kept_until_something_it_depends_on_changes(tmp_p
 
 
 def test_a_users_mistake_in_a_notebook_stays_one_line(tmp_path, folder):
-    book = write(tmp_path, folder, body='from prunelib.errors import PrunelibError\nraise PrunelibError("no such thing")\n')
+    body = 'from prunelib.errors import PrunelibError\nraise PrunelibError("no such thing")\n'
+    book = write(tmp_path, folder, body=body)
     with pytest.raises(PrunelibError, match="^no such thing$"):
         execute(book, folder)
     assert not (folder / "notebooks" / "07-demo.ipynb").exists()

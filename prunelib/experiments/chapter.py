@@ -33,7 +33,7 @@ class Profile:
 
 PROFILES = {
     "smoke": Profile(4, 8, 2, 2, 64, 1),
-    "quick": Profile(32, 32, 8, 16, 128, 4),
+    "quick": Profile(32, 32, 8, 16, 64, 4),
     "full": Profile(40, 128, 32, 128, 256, 16),
 }
 

@@ -5,7 +5,14 @@ import pandas as pd
 
 from prunelib.experiments.chapter import Chapter
 from prunelib.experiments.layerwise import (
-    BATCH, _batch, _decoding_positions, _key, claims_table, layerwise, middle_layers, trajectories,
+    BATCH,
+    _batch,
+    _decoding_positions,
+    _key,
+    claims_table,
+    layerwise,
+    middle_layers,
+    trajectories,
 )  # fmt: skip
 from prunelib.measure.stats import bands, bootstrap, cluster_mean
 

@@ -290,9 +290,11 @@ def _record_amplification(ch: Chapter, traces: Traces, middle: range) -> None:
         # Where softmax is saturated there is little left to move (PAPER, readers' doubt 3).
         sure = part["pmax_dense"] > 0.95
         for name, some in (("saturated", part[sure]), ("open", part[~sure])):
+            key = f"amplification.{lens}.share_{name}"
             if len(some):
-                share = cluster_mean(some["ratio"] > 1, some["prompt_id"], seed=ch.seed)
-                ch.value(f"amplification.{lens}.share_{name}", *share, fmt=".1%")
+                ch.value(key, *cluster_mean(some["ratio"] > 1, some["prompt_id"], seed=ch.seed), fmt=".1%")
+            else:  # the page names it all the same and reads "not defined"
+                ch.value(key, None, exact=True)
         if lens == "normed":
             ch.claim("C6", *cluster_mean(part["ratio"] > 1, part["prompt_id"], seed=ch.seed))
     p = traces.p[(traces.p["lens"] == "normed") & traces.p["layer"].isin(middle)]

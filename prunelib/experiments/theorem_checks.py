@@ -290,3 +290,9 @@ def _logit_cases(seed: int, n: int = 1000) -> dict[str, tuple]:
         "saturated, top token stays": (sure, 0.5 * noise, 1.0),
         "saturated, top token overtaken": (sure, overtaking, 1.0),
     }
+
+
+def rounded(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table for a page: numbers with three significant digits, the first column as index."""
+    frame = frame.set_index(frame.columns[0])
+    return frame.map(lambda x: f"{x:.3g}" if isinstance(x, float) else x)

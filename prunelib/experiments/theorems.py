@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from prunelib.errors import PrunelibError
+from prunelib.experiments import layerwise
 from prunelib.experiments import theorem_checks as checks
 from prunelib.experiments.chapter import Chapter
 from prunelib.measure import theory
@@ -28,6 +29,9 @@ SLACK_ABSOLUTE, SLACK_RELATIVE = 2e-6, 1e-4
 """Rounding of the float32 trace: a point counts as inside its interval if it is no further
 out than this, and no value below the absolute part is told from it."""
 
+# Weights below 1e-38 vanish in the trace; 1e5 tokens of that weight and (Δz)² = 1e5 add up to
+# this. A bound that multiplies the variance by e^R must not take it for 0.
+_UNDERFLOW = 1e-28
 _INDEX = ["prompt_id", "position", "layer", "sublayer"]
 _BIN = 0.1  # width of a histogram bin, in decades
 _STRIP = 0.5  # width of a strip whose median is drawn, in decades
@@ -54,9 +58,8 @@ def theorem_theory(ch: Chapter, theorem: str) -> pd.DataFrame:
         slopes = checks.slopes(curves).rename(columns={"slope": "value"})
         worst = checks.adversarial(theorem, ch.seed, budget=effort)
         draws = checks.random_draws(theorem, ch.seed, draws=5000 * effort)
-        draws = draws.groupby("quantity", as_index=False, sort=False).sum()
+        draws = draws.groupby("quantity", as_index=False)[["draws", "violations"]].sum()
         draws = draws.rename(columns={"draws": "size", "violations": "value"})
-        # A search visits as many points as it makes steps; any of them may break a bound.
         parts = {
             "remainder": curves,
             "slope": slopes,
@@ -107,9 +110,8 @@ def on_model(traces, theorem: str, panel: str, temperature: float = 1.0) -> pd.D
         bounds, measured, variance = theory.kl_bounds, "kl_pruned_dense", "var_q"
     else:
         bounds, measured, variance = theory.kl_bounds, "kl_dense_pruned", "var_p"
-    # A streamed variance can come out a rounding error below 0.
     spread = frame["range_dz"].to_numpy()
-    found = bounds(frame[variance].to_numpy().clip(min=0), spread, temperature)
+    found = bounds(frame[variance].to_numpy().clip(min=_UNDERFLOW), spread, temperature)
     rows = _rows(frame, frame[measured], found)
     return rows.assign(size=spread / temperature)
 
@@ -257,8 +259,8 @@ def density(rows: pd.DataFrame) -> pd.DataFrame:
 def strips(rows: pd.DataFrame) -> pd.DataFrame:
     """Median and 5 to 95 % of ``measured`` in strips of ``estimate`` half a decade wide."""
     rows = resolved(rows)
-    rows = rows[rows["estimate"] > SLACK_ABSOLUTE]
     strip = np.floor(np.log10(rows["estimate"]) / _STRIP)
+    rows = rows[strip > np.log10(SLACK_ABSOLUTE) / _STRIP]  # whole strips above the resolution
     found = rows.groupby(strip)["measured"].quantile([0.05, 0.5, 0.95]).unstack()
     found = found[rows.groupby(strip).size() >= _FEW]
     centre = 10 ** ((found.index.to_numpy() + 0.5) * _STRIP)
@@ -274,10 +276,8 @@ def theorem_on_model(ch: Chapter, theorem: str) -> pd.DataFrame:
     value at an estimate, 5 and 95 % in ``lo, hi``) or ``summary``
     (:func:`summarise`, and ``points``).
     """
-    from prunelib.experiments.layerwise import layerwise
-
     checks.quantities(theorem)
-    traces = layerwise(ch)
+    traces = layerwise.layerwise(ch)
 
     def compute() -> pd.DataFrame:
         pieces = []
@@ -299,9 +299,7 @@ def furthest_off(ch: Chapter, theorem: str, count: int = 5) -> pd.DataFrame:
 
     Columns ``layer, sublayer`` and the medians of :func:`by_layer` over prompts and positions.
     """
-    from prunelib.experiments.layerwise import layerwise
-
-    rows = resolved(on_model(layerwise(ch), theorem, CLAIM[theorem][1]))
+    rows = resolved(on_model(layerwise.layerwise(ch), theorem, CLAIM[theorem][1]))
     table = by_layer(rows, ["layer", "sublayer"]).reset_index()
     return table.nlargest(count, "off").drop(columns="off").reset_index(drop=True)
 
@@ -322,7 +320,7 @@ def record(ch: Chapter, theorem: str, on_paper: pd.DataFrame, model: pd.DataFram
     """Record the values ``t1.*``, ``t2.*`` or ``t3.*`` and claim C1, C2 or C3.
 
     ``on_paper`` and ``model`` are the tables of :func:`theorem_theory` and
-    :func:`theorem_on_model`. Returns the statistics of every panel, one a row.
+    :func:`theorem_on_model`. Returns the statistics, one a row, of every panel.
     """
     name = theorem.lower()
     slopes = on_paper[on_paper["part"] == "slope"]
@@ -346,7 +344,6 @@ def record(ch: Chapter, theorem: str, on_paper: pd.DataFrame, model: pd.DataFram
             ch.value(key, row.value, row.lo, row.hi, fmt=fmt)
     claim, panel = CLAIM[theorem]
     found = summary.set_index(["panel", "statistic"]).loc[(panel, "pearson_log")]
-    ch.claim(claim, *(float(found[x]) for x in ("value", "lo", "hi")))
-    return summary.pivot(index="panel", columns="statistic", values="value").loc[
-        list(PANELS[theorem])
-    ]
+    ch.claim(claim, *found[["value", "lo", "hi"]].astype(float))
+    shown = summary.pivot(index="statistic", columns="panel", values="value")
+    return shown[list(PANELS[theorem])]

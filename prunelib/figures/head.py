@@ -31,9 +31,9 @@ def attenuation(data: pd.DataFrame, style: Style) -> Drawn:
     error = float(np.exp(np.abs(np.log(wide["profile"] / wide["measured"])).median()) - 1)
     counts = {s: f"{below.loc[s, 'sum']} of {below.loc[s, 'size']}" for s in ("attn", "mlp")}
     caption = (
-        f"**The head shrinks the relative orthogonal part in {counts['attn']} layers for attention (median ratio "
-        f"{medians['attn']:.2f}) and {counts['mlp']} for the MLP ({medians['mlp']:.2f}); the spectrum of $W$ and where "
-        f"$h$ and $\\Delta h_\\perp$ lie in it predict the ratio to within {error:.0%} in the median layer.** "
+        f"**The head shrinks the relative orthogonal part in {counts['attn']} layers for attention (median "
+        f"{medians['attn']:.2f}) and {counts['mlp']} for the MLP ({medians['mlp']:.2f}); the spectrum of $W$ and how "
+        f"$h$ and $\\Delta h_\\perp$ lie in it predict it to within {error:.0%} in the median layer.** "
         "Below the line at 1 the head attenuates. "
         "The squares use only the layer's mean energy profiles over the singular directions of $W$; the triangles "
         "replace the perturbation by a random direction. Raw lens, so that the head is the only map between them."

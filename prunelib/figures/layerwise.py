@@ -34,8 +34,9 @@ def _layer_curves(data: pd.DataFrame, style: Style, sublayer: str) -> Drawn:
         axis.plot(theirs["depth"], theirs["mean"], color=style.foreground, ls=style.linestyles[1], lw=1.1,
                   label="paper (Qwen-2.5-7B)")  # fmt: skip
         axis.set(title=title, xlabel="relative depth")
-    low = float(ours.loc[ours["lens"] == "raw", "min"].min())
-    axes[0].set(ylabel="cosine, dense and pruned", ylim=(max(-1.02, min(low, 0) - 0.02), 1.03), xlim=(-0.02, 1.02))
+    # Framed by the 5–95 % band: a few extreme tokens of one layer would flatten all the others.
+    low = min(0.0, float(ours.loc[ours["lens"] == "raw", "q05"].min())) - 0.03
+    axes[0].set(ylabel="cosine, dense and pruned", ylim=(low, 1.03), xlim=(-0.02, 1.02))
     handles = {label: h for a in axes for h, label in zip(*a.get_legend_handles_labels(), strict=True)}
     fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, columnspacing=1.2)
     return Drawn(fig, *_layer_words(ours, sublayer))
@@ -48,12 +49,14 @@ def _layer_words(ours: pd.DataFrame, sublayer: str) -> tuple[str, str]:
     mean = {s: f"{middle.loc[s, 'mean']:.3f}" for s in SPACES}
     low = {s: f"{middle.loc[s, 'q05']:.2f}" for s in SPACES}
     lowest = f"{middle.loc['p', 'min']:.2f}"
+    beyond = raw[raw["min"] < min(0.0, raw["q05"].min()) - 0.03]
+    outside = f" Below the frame: the lowest token, at {beyond['min'].min():.2f}." if len(beyond) else ""
     caption = (
         f"**Dropping one {name} sublayer in the middle half of the network leaves a mean cosine of {mean['h']} in $h$, "
         f"{mean['z']} in $z$ and {mean['p']} in $p$; the worst twentieth of tokens falls to {low['z']} in $z$ "
         f"and {low['p']} in $p$.** One {name} sublayer is dropped at a time along the dense model's own text "
         "($T = 1$). Bands show the spread over prompts and decoding positions, error bars the 95 % interval of the "
-        "mean over prompts. The paper's curve was digitised from its figure and is drawn on relative depth."
+        "mean over prompts. The paper's curve was digitised from its figure and is drawn on relative depth." + outside
     )
     alt = (
         f"Three line charts of cosine similarity against relative depth for a dropped {name} sublayer. "
@@ -90,7 +93,8 @@ def amplification(data: pd.DataFrame, style: Style) -> Drawn:
                                lw=0)  # fmt: skip
             share.plot(rows["layer"], rows["share"], label=LENS_NAMES[lens], **look)
         ratio.axhline(1, color=style.foreground, lw=0.9)
-        ratio.set(yscale="log", title=f"{sublayer_name(sublayer)} dropped")
+        # Where softmax is saturated the ratio falls to rounding; how far below 1 says no more.
+        ratio.set(yscale="log", ylim=(1e-3, 2 * data["q75"].max()), title=f"{sublayer_name(sublayer)} dropped")
         share.axhline(0.5, color=style.muted, lw=0.8, ls=style.linestyles[2])
         share.set(ylim=(-0.03, 1.03), xlabel="layer")
     axes[0][0].set_ylabel(r"$(1-\cos p)\,/\,(1-\cos z)$")

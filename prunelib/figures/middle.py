@@ -20,8 +20,9 @@ def _compare(data: pd.DataFrame, style: Style, symbol: str, theorem: int) -> Dra
     data = data[data["measured"] > 0]
     ours = data[data["source"] == "this model"]
     paper = data[data["source"] == "paper"]
-    raw = ours[ours["lens"] == "raw"]
-    series = {"this model": raw[raw["prompt_id"].isin(raw["prompt_id"].unique()[:SHOWN])], "the paper": paper}
+    normed = ours[ours["lens"] == "normed"]
+    shown = normed[normed["prompt_id"].isin(normed["prompt_id"].unique()[:SHOWN])]
+    series = {"this model, normed lens": shown, "the paper": paper}
     for axis, (name, rows) in zip(axes[0], series.items(), strict=True):
         steps = np.arange(1, len(rows) + 1)
         axis.plot(steps, rows["measured"], color=style.colours.blue, lw=1.1, label="measured")
@@ -34,7 +35,7 @@ def _compare(data: pd.DataFrame, style: Style, symbol: str, theorem: int) -> Dra
     low = max(float(ours["measured"].min()), float(paper["measured"].min()) / 100)
     high = 1.5 * float(max(ours["measured"].max(), ours["estimated"].max()))
     stats = {}
-    for axis, (i, lens) in zip(axes[1], enumerate(("raw", "normed")), strict=True):
+    for axis, lens in zip(axes[1], ("raw", "normed"), strict=True):
         rows = ours[ours["lens"] == lens]
         axis.scatter(rows["measured"], rows["estimated"], s=5, color=style.colours.blue, alpha=0.5, lw=0,
                      rasterized=True, label="this model")  # fmt: skip
@@ -50,11 +51,13 @@ def _compare(data: pd.DataFrame, style: Style, symbol: str, theorem: int) -> Dra
                  xlim=(low, high), ylim=(low, high))  # fmt: skip
     axes[1][0].set_ylabel(f"estimated {symbol}")
     theirs = _agreement(paper)
+    r, n = stats["raw"], stats["normed"]
     caption = (
-        f"**Theorem {theorem} follows the measured {symbol} with Pearson {stats['raw'][0]:.3f} and a median estimate of "
-        f"{stats['raw'][1]:.3f} times the measured value (raw lens); the paper's digitised series give {theirs[0]:.3f} and "
-        f"{theirs[1]:.3f}.** One middle attention sublayer dropped, every decoding position. Above: step by step, "
-        f"{SHOWN} of this model's prompts one after another beside the paper's run. Below: estimate against "
+        f"**The estimate of Theorem {theorem} correlates with the measured {symbol} at {n[0]:.3f} through the normed "
+        f"lens and at {r[0]:.3f} through the raw lens (Pearson); the median estimate is {n[1]:.2f} and {r[1]:.2f} "
+        f"times the measured value. The paper's digitised series give {theirs[0]:.3f} and {theirs[1]:.2f}.** "
+        "One middle attention sublayer dropped, every decoding position. Above: step by step through the normed lens, "
+        f"{SHOWN} of this model's prompts one after another, beside the paper's run. Below: estimate against "
         "measurement; on the line they agree."
     )
     alt = (

@@ -109,8 +109,8 @@ def _guides(ax, data: pd.DataFrame, style: Style) -> None:
     """A grey line of the slope that the curves have, in the empty lower right corner."""
     slopes = data.loc[data["part"] == "slope", "value"].round().unique()
     for slope in sorted(slopes):
-        x = np.array([1e-2, 1.5e-1])
-        y = 10.0 ** (-13.5 if slope == 3 else -16) * (x / x[0]) ** slope
+        x = np.array([3e-2, 3e-1])
+        y = 3e-17 * (x / x[0]) ** slope
         ax.plot(x, y, color=style.muted, lw=1, ls=(0, (4, 2)))
         ax.annotate(
             f"slope {slope:.0f}", (x[1], y[1]), xytext=(3, 0), textcoords="offset points",
@@ -211,10 +211,10 @@ def _range_text(data: pd.DataFrame, number: int, quantity: str, what: str) -> tu
     """Caption and alt text of the theory figure of Theorems 2 and 3."""
     (low, high), (low4, high4) = (_factor(data, quantity, size) for size in (_ASKED, 4.0))
     found = data.loc[data["part"] == "slope", "value"]
-    slope = f"{found.min():.2f} to {found.max():.2f}"
+    slope = " to ".join(dict.fromkeys(f"{end:.2f}" for end in (found.min(), found.max())))
     caption = (
         f"The estimate of Theorem {number} is one for small perturbations: its error shrinks with "
-        f"the third power of their size (fitted slopes {slope}). At $R = {_ASKED:g}$ {what} lies "
+        f"the third power of their size (fitted slopes {slope}). At $R = {_ASKED:g}$, {what} lies "
         f"between {low:.2f} and {high:.2f} times the estimate, at $R = 4$ anywhere between "
         f"{low4:.2g} and {high4:.3g} times. {_broken(data)}the proven interval, "
         f"and the search reaches its edges. {_HOW}"

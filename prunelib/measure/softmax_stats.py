@@ -91,19 +91,17 @@ def _block_tables(
     def work(index: int, space: Workspace) -> None:
         start = index * plan.chunk
         rows = head.rows(start, min(start + plan.chunk, head.vocab_size)).T
-        width = rows.shape[1]
-        buffers = _Buffers(space, x, n, points, k_pairs, width, dense, pruned)
+        buffers = _Buffers(space, x, (n, points, rows.shape[1]), plan.tiles, dense, pruned)
         point_out, pair_out = point[index].unbind(0), pair[index].unbind(0)
         for first in range(0, n_tiles, plan.tiles):
             some = min(plan.tiles, n_tiles - first)
-            logits = space.get("logits", (some * n * points, width), x)
-            step = n * points
-            torch.mm(x[first * step : (first + some) * step], rows, out=logits)
+            logits = buffers.logits[: some * n * points]
+            torch.mm(x[first * n * points :][: len(logits)], rows, out=logits)
             if capped:
                 logits.div_(head.cap).tanh_().mul_(head.cap)
-            for k, z in enumerate(logits.view(some, n, points, width).unbind(0)):
+            for k in range(some):
                 out = point_out[first + k], pair_out[first + k]
-                _tile(z, *out, buffers, dense, pruned, temperatures, capped)
+                _tile(buffers.tiles[k], *out, buffers, temperatures, capped)
 
     run(work)
 
@@ -114,30 +112,38 @@ def _block_tables(
 
 
 class _Buffers:
-    """Views that every tile of a chunk shares; making a view costs as much as a small sum."""
+    """All views that the tiles of a chunk need; making one costs as much as a small sum."""
 
-    def __init__(self, space, like, n, points, k_pairs, width, dense, pruned):
-        self.e = space.get("e", (n, points, width), like)
+    def __init__(self, space: Workspace, like, shape, tiles: int, dense: slice, pruned: slice):
+        n, points, width = shape
+        by_pair = n, len(range(points)[pruned]), width
+        self.logits = space.get("logits", (tiles * n * points, width), like)
+        views = self.logits.view(tiles, *shape).unbind(0)
+        self.tiles = [(z, z[:, dense], z[:, pruned]) for z in views]
+        self.e = space.get("e", shape, like)
         self.e_dense, self.e_pruned = self.e[:, dense], self.e[:, pruned]
-        self.d = space.get("d", (n, k_pairs, width), like)
-        self.g = space.get("g", (n, k_pairs, width), like)
-        spare = space.get("spare", (n * points * width,), like)
-        self.by_point = spare.view(n, points, width)
-        self.by_pair = spare[: n * k_pairs * width].view(n, k_pairs, width)
+        self.total = space.get("total", (n, points), like)
+        self.total_dense, self.total_pruned = self.total[:, dense], self.total[:, pruned]
+        self.d, self.g = space.get("d", by_pair, like), space.get("g", by_pair, like)
+        # Only touched when there are several temperatures.
+        self.by_point, self.by_pair, self.spare = (
+            space.get(name, size, like)
+            for name, size in (("point", shape), ("pair", by_pair), ("spare", by_pair))
+        )
 
 
-def _tile(z, point, pair, buffers, dense, pruned, temperatures, capped) -> None:
+def _tile(views, point, pair, buffers: _Buffers, temperatures, capped: bool) -> None:
     """Summarise logits ``z`` [n, P, C], which are overwritten.
 
     ``point`` [1 + 3·n_T, n, P]: max z; for each T Σe, Σe·t, Σe² with t = z − max.
     ``pair`` [2 + 8·n_T, n, K], d = t_pruned − t_dense: max d, min d; for each T
-    Σ e_d·e_p and its max; mean c of d by e_p, Σ e_p·(d−c)²; mean c of d by e_d,
-    Σ e_d·(d−c)², Σ e_d²·(d−c)², Σ e_d²·(d−c). Centred, because a top token whose
-    logit moves by D would otherwise cost a saturated variance D²·1e-7.
+    Σ e_d·e_p and its max; c, the mean of d by e_d; with d − c: Σ e_d²·d², Σ e_d·d²,
+    Σ e_d²·d, Σ e_p·d, Σ e_p·d². Centred, because a top token whose logit moves by D
+    would otherwise cost D²·1e-7 of a saturated, that is tiny, variance.
     """
     b = buffers
     points, pairs = iter(point.unbind(0)), iter(pair.unbind(0))
-    z_dense, z_pruned = z[:, dense], z[:, pruned]
+    z, z_dense, z_pruned = views
     if capped:
         _cap_sums(z_dense, z_pruned, pair[-_CAP_SUMS:], b)
     highest = next(points)
@@ -154,8 +160,8 @@ def _tile(z, point, pair, buffers, dense, pruned, temperatures, capped) -> None:
             torch.exp(z, out=b.e)
         else:
             torch.mul(z, 1 / t, out=b.e).exp_()
-        total = next(points)
-        torch.sum(b.e, -1, out=total)
+        torch.sum(b.e, -1, out=b.total)
+        next(points).copy_(b.total)
         torch.sum(torch.mul(b.e, z, out=by_point), -1, out=next(points))
         torch.sum(torch.square(b.e, out=by_point), -1, out=next(points))
         torch.mul(b.e_dense, b.e_pruned, out=b.g)
@@ -163,20 +169,18 @@ def _tile(z, point, pair, buffers, dense, pruned, temperatures, capped) -> None:
         torch.amax(b.g, -1, out=next(pairs))
 
         mean = next(pairs)
-        torch.sum(torch.mul(b.e_pruned, b.d, out=b.g), -1, out=mean)
-        mean.div_(total[:, pruned])
-        d = torch.sub(b.d, mean.unsqueeze(-1), out=z_pruned if last else b.by_pair)
-        torch.mul(b.e_pruned, d, out=b.g)
-        torch.sum(b.g.mul_(d), -1, out=next(pairs))
-
-        mean = next(pairs)
         torch.sum(torch.mul(b.e_dense, b.d, out=b.g), -1, out=mean)
-        mean.div_(total[:, dense])
-        d = torch.sub(b.d, mean.unsqueeze(-1), out=b.d if last else b.by_pair)
+        mean.div_(b.total_dense)
+        d, spare = (b.d, z_pruned) if last else (b.by_pair, b.spare)
+        torch.sub(b.d, mean.unsqueeze(-1), out=d)
         torch.mul(b.e_dense, d, out=b.g)
-        torch.sum(d.mul_(b.g), -1, out=next(pairs))
         torch.linalg.vector_norm(b.g, dim=-1, out=next(pairs)).square_()
+        torch.sum(torch.mul(b.g, d, out=spare), -1, out=next(pairs))
         torch.sum(b.g.mul_(b.e_dense), -1, out=next(pairs))
+        torch.sum(torch.mul(b.e_pruned, d, out=b.g), -1, out=next(pairs))
+        torch.sum(d.mul_(b.g), -1, out=next(pairs))
+
+
 def _cap_sums(z_dense, z_pruned, out, b) -> None:
     """Σz², Σz·Δz, Σ Δz², Σz, ΣΔz of a tile: z is not linear in h under a softcap."""
     zz, zd, dd, sum_z, sum_d = out.unbind(0)
@@ -211,18 +215,16 @@ def _merge(point, pair, dense, pruned, temperature, k, same) -> dict[str, Tensor
     mean_t = (factor * (weighted + offset * total)).sum(0) / norm
 
     first = 2 + _PAIR_SUMS * k
-    cross, cross_max, mean_q, var_q, mean_p, var_p, r2, r1 = (
+    cross, cross_max, centre, r2, p2, r1, q1, q2 = (
         pair[:, first + i].double() for i in range(_PAIR_SUMS)
     )
     f_dense, f_pruned = factor[..., dense], factor[..., pruned]
-    shift = offset[..., pruned] - offset[..., dense]
     norm_d, norm_p = norm[..., dense], norm[..., pruned]
-    mean_q, var_q = _moments(f_pruned, total[..., pruned], mean_q + shift, var_q, norm_p)
-    mean_r, mass_r = mean_p + shift, squared[..., dense]
-    mean_p, var_p = _moments(f_dense, total[..., dense], mean_r, var_p, norm_d)
-    # r was summed around the mean of p: moved to its own mean, chunk by chunk.
-    mean_r, r2 = mean_r + r1 / mass_r, r2 - r1.square() / mass_r
-    _, var_r = _moments(f_dense.square(), mass_r, mean_r, r2, norm2[..., dense])
+    centre = centre + offset[..., pruned] - offset[..., dense]
+    mean_p, var_p = _moments(f_dense, total[..., dense], centre, 0.0, p2, norm_d)
+    mean_q, var_q = _moments(f_pruned, total[..., pruned], centre, q1, q2, norm_p)
+    mass_r, norm_r = squared[..., dense], norm2[..., dense]
+    _, var_r = _moments(f_dense.square(), mass_r, centre, r1, r2, norm_r)
     overlap = (f_dense * f_pruned * cross).sum(0)
     cosine = overlap / (norm2[..., dense] * norm2[..., pruned]).sqrt()
     log_ratio = norm_p.log() - norm_d.log()
@@ -248,8 +250,10 @@ def _merge(point, pair, dense, pruned, temperature, k, same) -> dict[str, Tensor
     return zeroed | levels
 
 
-def _moments(factor, mass, means, squares, norm) -> tuple[Tensor, Tensor]:
-    """Mean and variance over all chunks (axis 0), from each chunk's mass, mean and
-    squared deviations: within plus between."""
+def _moments(factor, mass, centre, first, second, norm) -> tuple[Tensor, Tensor]:
+    """Mean and variance over all chunks (axis 0) from each chunk's mass and its first and
+    second moments about ``centre``: variance within chunks plus between them."""
+    means = centre + first / mass
+    within = second - first * (first / mass)
     mean = (factor * mass * means).sum(0) / norm
-    return mean, (factor * (squares + mass * (means - mean).square())).sum(0) / norm
+    return mean, (factor * (within + mass * (means - mean).square())).sum(0) / norm

@@ -18,7 +18,7 @@ from torch import Tensor
 from prunelib.errors import PrunelibError
 from prunelib.measure.head import Head
 
-_CACHE_ELEMENTS = 120_000  # of a tile: four float32 buffers of it fit a 2 MiB cache
+_CACHE_ELEMENTS = 96_000  # of a tile: four float32 buffers of it fit a 2 MiB cache
 _GEMM_ROWS = 480  # below this a projection is limited by packing the weights
 _BLOCK_ROWS = 8192  # more rows at once gain nothing
 _MAX_WORKERS = 4  # Python's lock limits how many threads can issue small operations
@@ -58,7 +58,7 @@ def plan_tiles(chains: Tensor, head: Head, sums: int, max_bytes: int) -> Plan:
     items = min(max(1, elements // (points * chunk)), max(1, items_total))
     tiles = max(1, math.ceil(_GEMM_ROWS / (items * points))) if on_cpu else 1
     tile = points * items * chunk * size
-    fixed = threads * (tiles + 4) * tile
+    fixed = threads * (tiles + 6) * tile
     if head.weight.dtype != head.dtype or head.bias is not None:
         fixed += threads * chunk * (d + 1) * size
     # Inputs, the table of chunk summaries, and what merging makes of it in float64.

@@ -35,6 +35,7 @@ from prunelib.measure.stream import SUBLAYERS, layout, stream_chains
 
 Temperatures = Iterable[float] | Mapping[str, Iterable[float]]
 _Columns = dict[str, Tensor]
+_CACHE_BYTES = 2**24
 
 
 @dataclass(frozen=True)
@@ -171,8 +172,12 @@ def _measure(lm, states: Tensor, plan, chosen: dict[str, tuple[float, ...]], max
 
 
 def _in_blocks(function, x: Tensor, max_bytes: int) -> _Columns:
-    """``function`` of a few rows of ``x`` at a time: float64 copies stay below ``max_bytes``."""
-    rows = max(1, max_bytes // (8 * 8 * x[0].numel())) if len(x) else 1
+    """``function`` of a few rows of ``x`` at a time: float64 copies stay below ``max_bytes``.
+
+    On a CPU, below what a cache holds: ten passes over memory cost more than the work.
+    """
+    limit = min(max_bytes, _CACHE_BYTES) if x.device.type == "cpu" else max_bytes
+    rows = max(1, limit // (8 * 8 * x[0].numel())) if len(x) else 1
     parts = [function(block) for block in x.split(rows)]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 

@@ -83,7 +83,7 @@ def test_a_chapter_from_table_to_figures_to_claim(chapter, theorem):
         assert "nan" not in (card.caption + card.alt).lower()
         assert card.file(".csv").stat().st_size < 3e6
     shown = theorems.record(chapter, theorem, on_paper, on_model)
-    assert list(shown.index) == list(theorems.PANELS[theorem])
+    assert list(shown) == list(theorems.PANELS[theorem])
     values, claims = chapter.run.part["values"], chapter.run.part["claims"]
     assert list(claims) == [theorems.CLAIM[theorem][0]]
     assert KEYS[theorem] in values and values[f"{name}.violations"]["value"] == 0
@@ -122,6 +122,14 @@ def test_on_model_uses_the_temperature():
     np.testing.assert_allclose(half["estimate"], p["var_p"] / (2 * 0.5**2))
     np.testing.assert_allclose(half["size"], p["range_dz"] / 0.5)
     assert ((half["measured"] >= half["lower"]) & (half["measured"] <= half["upper"])).all()
+
+
+def test_a_variance_lost_to_underflow_does_not_break_the_interval():
+    """All probability on one token, another overtakes it: seen once on a real model."""
+    index = {"prompt_id": ["a"], "position": 0, "layer": 0, "sublayer": "mlp", "lens": "raw"}
+    columns = {"temperature": 1.0, "one_minus_cos_p": 0.92, "var_r": 0.0, "range_dz": 315.0}
+    rows = theorems.on_model(SimpleNamespace(p=pd.DataFrame(index | columns)), "T2", "raw")
+    assert rows["lower"][0] <= 0.92 <= rows["upper"][0]
 
 
 def rows_from(estimate, measured, layer=0, prompts=None):
@@ -190,6 +198,11 @@ def test_outside_shows_each_failure():
         assert (cases.loc["uniform shift", ["estimate", "exact", "upper"]] == 0).all()
         assert cases.loc["saturated, top token overtaken", "exact_over_estimate"] > 1e6
         assert cases.loc["large, but T = 20", "exact_over_estimate"] == pytest.approx(1, abs=0.05)
+
+
+def test_rounded_keeps_three_digits():
+    shown = theorem_checks.rounded(theorem_checks.outside("T1"))
+    assert shown.loc["large: α = 0, β = 3", "exact"].tolist() == ["0.684"] * 2
 
 
 def test_the_envelope_is_the_extreme_of_the_interval_over_the_variance():
