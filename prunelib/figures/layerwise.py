@@ -44,7 +44,9 @@ def _layer_curves(data: pd.DataFrame, style: Style, sublayer: str) -> Drawn:
 
 def _layer_words(ours: pd.DataFrame, sublayer: str) -> tuple[str, str]:
     raw = ours[ours["lens"] == "raw"]
-    middle = raw[raw["depth"].between(0.25, 0.75)].groupby("space")[["mean", "q05", "min"]].mean()
+    inner = raw[raw["depth"].between(0.25, 0.75)]
+    # A model of two layers has no middle half.
+    middle = (inner if len(inner) else raw).groupby("space")[["mean", "q05", "min"]].mean()
     name = sublayer_name(sublayer)
     mean = {s: f"{middle.loc[s, 'mean']:.3f}" for s in SPACES}
     low = {s: f"{middle.loc[s, 'q05']:.2f}" for s in SPACES}

@@ -137,9 +137,10 @@ def _tile(views, point, pair, buffers: _Buffers, temperatures, capped: bool) -> 
 
     ``point`` [1 + 3·n_T, n, P]: max z; for each T Σe, Σe·t, Σe² with t = z − max.
     ``pair`` [2 + 8·n_T, n, K], d = t_pruned − t_dense: max d, min d; for each T
-    Σ e_d·e_p and its max; c, the mean of d by e_d; with d − c: Σ e_d²·d², Σ e_d·d²,
-    Σ e_d²·d, Σ e_p·d, Σ e_p·d². Centred, because a top token whose logit moves by D
-    would otherwise cost D²·1e-7 of a saturated, that is tiny, variance.
+    Σ e_d·e_p and its max; c, the mean of d by e_d; with d' = d − c: Σ e_d²·d'²,
+    Σ e_d·d'², Σ e_d²·d'; c', the mean of d' by e_p, and Σ e_p·(d' − c')². Centred,
+    because a top token whose logit moves by D would otherwise cost D²·1e-7 of a
+    saturated, that is tiny, variance.
     """
     b = buffers
     points, pairs = iter(point.unbind(0)), iter(pair.unbind(0))
@@ -177,7 +178,10 @@ def _tile(views, point, pair, buffers: _Buffers, temperatures, capped: bool) -> 
         torch.linalg.vector_norm(b.g, dim=-1, out=next(pairs)).square_()
         torch.sum(torch.mul(b.g, d, out=spare), -1, out=next(pairs))
         torch.sum(b.g.mul_(b.e_dense), -1, out=next(pairs))
-        torch.sum(torch.mul(b.e_pruned, d, out=b.g), -1, out=next(pairs))
+        mean = next(pairs)
+        torch.sum(torch.mul(b.e_pruned, d, out=b.g), -1, out=mean)
+        d.sub_(mean.div_(b.total_pruned).unsqueeze(-1))
+        torch.mul(b.e_pruned, d, out=b.g)
         torch.sum(d.mul_(b.g), -1, out=next(pairs))
 
 
@@ -215,14 +219,14 @@ def _merge(point, pair, dense, pruned, temperature, k, same) -> dict[str, Tensor
     mean_t = (factor * (weighted + offset * total)).sum(0) / norm
 
     first = 2 + _PAIR_SUMS * k
-    cross, cross_max, centre, r2, p2, r1, q1, q2 = (
+    cross, cross_max, centre, r2, p2, r1, move, q2 = (
         pair[:, first + i].double() for i in range(_PAIR_SUMS)
     )
     f_dense, f_pruned = factor[..., dense], factor[..., pruned]
     norm_d, norm_p = norm[..., dense], norm[..., pruned]
     centre = centre + offset[..., pruned] - offset[..., dense]
     mean_p, var_p = _moments(f_dense, total[..., dense], centre, 0.0, p2, norm_d)
-    mean_q, var_q = _moments(f_pruned, total[..., pruned], centre, q1, q2, norm_p)
+    mean_q, var_q = _moments(f_pruned, total[..., pruned], centre + move, 0.0, q2, norm_p)
     mass_r, norm_r = squared[..., dense], norm2[..., dense]
     _, var_r = _moments(f_dense.square(), mass_r, centre, r1, r2, norm_r)
     overlap = (f_dense * f_pruned * cross).sum(0)

@@ -63,13 +63,13 @@ def plan_tiles(chains: Tensor, head: Head, sums: int, max_bytes: int) -> Plan:
         fixed += threads * chunk * (d + 1) * size
     # Inputs, the table of chunk summaries, and what merging makes of it in float64.
     per_item = points * (2 * (d + 1) * size + chunks * (2 * sums * size + 20 * 8))
-    block = min((max_bytes - fixed) // per_item, max(1, _BLOCK_ROWS // points))
+    block = min((max_bytes - fixed) // per_item, max(items, _BLOCK_ROWS // points))
     block -= block % items
     if block < 1:
         least = (fixed + items * per_item) / 2**20
         raise PrunelibError(
-            f"max_bytes={max_bytes} is too small for a vocabulary of {head.vocab_size}: "
-            f"at least {math.ceil(least)} MiB are needed"
+            f"max_bytes is too small: projecting on a vocabulary of {head.vocab_size} takes "
+            f"{least:.1f} MiB, and {max_bytes / 2**20:.1f} MiB are left for it"
         )
     return Plan(chunk, chunks, items, tiles, threads, block)
 
