@@ -66,7 +66,7 @@ def _batch(ch: Chapter, rows: pd.DataFrame):
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
     mask = torch.zeros(len(rows), longest, dtype=torch.long)
     for i, x in enumerate(rows["input_ids"]):
-        ids[i, longest - len(x) :] = torch.as_tensor(np.asarray(x))
+        ids[i, longest - len(x) :] = torch.tensor(x)
         mask[i, longest - len(x) :] = 1
     # The state at the last prompt token decides the first written token.
     first = [longest - len(x) + n - 1 for x, n in zip(rows["input_ids"], rows["n_prompt"], strict=True)]

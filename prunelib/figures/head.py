@@ -67,8 +67,9 @@ def spectrum(data: pd.DataFrame, style: Style) -> Drawn:
         f"**The first singular direction of $W$ carries {first['squared gain']:.0%} of its squared gain, and holds "
         f"{first['h']:.1%} of the energy of $h$ against {first['dh_perp']:.1%} of $\\Delta h_\\perp$ "
         f"({1 / d:.2%} for a random direction).** Cumulative energy over the singular directions of the LM head, mean "
-        "over over prompts, positions and sublayers, for the four quarters of the layers. Where the curve of $h$ lies above that "
-        "of the perturbation, the head amplifies the stream more than its change, and the relative change shrinks."
+        "over prompts, positions and sublayers, for the four quarters of the layers. Where the curve of $h$ lies "
+        "above that of the perturbation, the head amplifies the stream more than its change, and the relative change "
+        "shrinks."
     )
     alt = (
         f"Cumulative energy curves over {d} singular directions. First direction: squared gain "
