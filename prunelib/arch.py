@@ -46,6 +46,11 @@ class ArchSpec:
     """Norm between the MLP's output and the stream."""
     mlp_in: str | None = None
     """First projection, where the MLP is not one module (OPT)."""
+    mlp_up: str | None = "mlp.up_proj"
+    """Projection whose output the MLP's output projection reads multiplied by a gate: a scale of
+    its rows passes through. ``None`` where a nonlinearity stands between, or it is fused."""
+    attn_v: str | None = "self_attn.v_proj"
+    """Value projection, whose rows pass through attention the same way; ``None`` if fused."""
     cache_kwarg: str = "past_key_values"
     """Keyword by which the attention receives the key–value cache."""
     residual_multiplier: str | None = None
@@ -75,6 +80,7 @@ _OPT = ArchSpec(
     ln_final="model.decoder.final_layer_norm",
     mlp="fc2",
     mlp_in="fc1",
+    mlp_up=None,
     attn_proj="self_attn.out_proj",
     mlp_proj="fc2",
     mid="final_layer_norm",
@@ -91,6 +97,8 @@ _GPT2 = ArchSpec(
     attn="attn",
     attn_proj="attn.c_proj",
     mlp_proj="mlp.c_proj",
+    mlp_up=None,
+    attn_v=None,
     mid="ln_2",
     attn_norm="ln_1",
     mlp_norm="ln_2",
@@ -104,6 +112,8 @@ _GPT_NEOX = ArchSpec(
     attn="attention",
     attn_proj="attention.dense",
     mlp_proj="mlp.dense_4h_to_h",
+    mlp_up=None,
+    attn_v=None,
     cache_kwarg="layer_past",
     parallel="use_parallel_residual",
 )
@@ -137,6 +147,7 @@ _PHI = ArchSpec(
     ln_final="model.final_layernorm",
     attn_proj="self_attn.dense",
     mlp_proj="mlp.fc2",
+    mlp_up=None,
     mid=None,
     attn_norm=None,
     mlp_norm=None,
@@ -146,7 +157,8 @@ _PHI = ArchSpec(
 _STABLELM = ArchSpec("stablelm", attn_norm=None, mlp_norm=None, parallel="use_parallel_residual")
 
 _ROWS = (
-    *(ArchSpec(f) for f in ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "smollm3")),
+    *(ArchSpec(f) for f in ("llama", "mistral", "qwen2", "qwen3", "gemma", "smollm3")),
+    ArchSpec("phi3", mlp_up=None, attn_v=None),
     _GEMMA2,
     replace(_GEMMA2, family="gemma3_text", requires=(("use_bidirectional_attention", False),)),
     _OLMO2,

@@ -1,10 +1,11 @@
 """The only file that registers hooks or replaces what a module computes.
 
-Three contexts on one resident model, all nestable and in any order:
+Contexts on one resident model, all nestable and in any order:
 
 * :func:`captured` (and :func:`visited`) read the residual stream and never
   change it;
 * :func:`dropped` removes attention, MLP or whole blocks without computing them;
+* :func:`replaced` runs with other weights, :func:`watched` reads what weights read;
 * :func:`stop_after` ends the forward pass early.
 
 On exit, by an exception too, the model is as it was: no hook, no changed
@@ -12,9 +13,10 @@ module, no changed weight.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
+import torch
 from torch import Tensor, nn
 
 from prunelib.errors import PrunelibError, nearest
@@ -230,6 +232,70 @@ def stop_after(lm, layer: int) -> Iterator[None]:
             handle.remove()
 
     with _replaced_forward(lm.model, forward):
+        yield
+
+
+@contextmanager
+def replaced(parameters: Iterable[tuple[nn.Parameter, Tensor]]) -> Iterator[None]:
+    """Run with other values of some parameters, in the same shape, type and place.
+
+    The dense tensors are set aside, not copied, and put back on exit.
+    """
+    with ExitStack() as stack:
+        for parameter, value in parameters:
+            stack.callback(setattr, parameter, "data", parameter.data)
+            parameter.data = value
+        yield
+
+
+def block_calls(lm, **inputs) -> tuple[Tensor, list[tuple[tuple, dict]]]:
+    """What reaches the blocks in a forward pass, without running any of them.
+
+    Returns ``resid_pre`` of layer 0 [batch, seq, d] and, for each layer, the other
+    positional and named arguments of its call (masks and rotary tables can differ
+    from layer to layer). ``lm.layers[l](states, *args, **kwargs)`` replays a block.
+    """
+    calls: list[tuple[tuple, dict]] = [((), {})] * lm.n_layers
+    first: list[Tensor] = []
+
+    def recorder(layer):
+        def forward(hidden_states, *args, **kwargs):
+            calls[layer] = (args, kwargs)
+            if layer == 0:
+                first.append(hidden_states)
+            return hidden_states
+
+        return forward
+
+    with ExitStack() as stack:
+        for layer, block in enumerate(lm.layers):
+            stack.enter_context(_replaced_forward(block, recorder(layer)))
+        stack.enter_context(stop_after(lm, lm.n_layers - 1))
+        stack.enter_context(torch.no_grad())
+        lm.model(**inputs, use_cache=False)
+    return first[0], calls
+
+
+@contextmanager
+def watched(
+    lm,
+    layer: int,
+    modules: Sequence[nn.Module],
+    read: Callable[[int, Tensor], None],
+    normed: Callable[[str, Tensor], None] = lambda path, output: None,
+) -> Iterator[None]:
+    """Call ``read(i, x)`` with the input of ``modules[i]``, and ``normed(path, y)`` with the
+    output of every norm of block ``layer``, each time they run."""
+    _check_layer(lm, layer)
+    with ExitStack() as stack:
+        for place, module in enumerate(modules):
+            hook = lambda _, args, place=place: read(place, args[0].detach())  # noqa: E731
+            stack.callback(module.register_forward_pre_hook(hook).remove)
+        for path, module in lm.layers[layer].named_modules():
+            own = list(module.parameters(recurse=False))
+            if own and all(p.dim() == 1 for p in own):  # a norm: only vectors
+                hook = lambda _, args, out, path=path: normed(path, out.detach())  # noqa: E731
+                stack.callback(module.register_forward_hook(hook).remove)
         yield
 
 

@@ -202,6 +202,46 @@ def read_table(path: Path, key: dict | None = None) -> pd.DataFrame | None:
         return None
 
 
+class ArrayFile:
+    """Many named arrays in one compressed file, written one after another and read by name.
+
+    ``add`` takes raw bytes with the shape and type to make them an array again.
+    Used as a context: the file appears only when the last array is in it.
+    """
+
+    _SCHEMA = pa.schema([("name", pa.string()), ("shape", pa.list_(pa.int64())), ("dtype", pa.string()),
+                         ("data", pa.large_binary())])  # fmt: skip
+
+    def __init__(self, path: Path, key: dict):
+        self._writing = writing(path)
+        self._schema = self._SCHEMA.with_metadata({b"prunelib_key": key_hash(key).encode()})
+
+    def __enter__(self) -> "ArrayFile":
+        target = self._writing.__enter__()
+        self._writer = pq.ParquetWriter(target, self._schema, compression="zstd", compression_level=1)
+        return self
+
+    def add(self, name: str, shape: Sequence[int], dtype: str, data) -> None:
+        row = {"name": [name], "shape": [list(shape)], "dtype": [dtype], "data": [data]}
+        self._writer.write_table(pa.table(row, schema=self._schema))
+
+    def __exit__(self, *error) -> bool | None:
+        self._writer.close()
+        return self._writing.__exit__(*error)
+
+
+def read_arrays(path: Path, key: dict) -> Iterator[tuple[str, list[int], str, bytes]] | None:
+    """``(name, shape, dtype, data)`` of an :class:`ArrayFile`, or None if missing, damaged or of another key."""
+    try:
+        file = pq.ParquetFile(path)
+    except (OSError, pa.ArrowException):
+        return None
+    if (file.schema_arrow.metadata or {}).get(b"prunelib_key", b"").decode() != key_hash(key):
+        return None
+    groups = (file.read_row_group(i).to_pylist()[0] for i in range(file.num_row_groups))
+    return ((row["name"], row["shape"], row["dtype"], row["data"]) for row in groups)
+
+
 class Run:
     """One run folder and what one notebook records in it.
 

@@ -194,7 +194,7 @@ def test_the_profiles_in_the_book_are_the_profiles_of_the_code():
         p = dataclasses.asdict(profile)
         row = (
             f"| `{name}` | {p['prompts']} | {p['new_tokens']} | {p['layer_positions']} "
-            f"| {p['calibration']} × {p['calibration_tokens']} |"
+            f"| {p['calibration']} × {p['calibration_tokens']} | {p['seeds']} | {p['texts']} |"
         )
         assert row in page
 

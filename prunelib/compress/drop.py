@@ -1,15 +1,13 @@
-"""Inter-layer pruning: which attention, MLP or block to remove.
+"""Inter-layer pruning: plans of attention, MLP or block sublayers to remove.
 
-A sublayer that hardly turns the residual stream is taken to be redundant: its
-importance is one minus the cosine between the stream before and after it,
-averaged over calibration tokens, and the highest cosines are dropped first
-(Attn Drop and MLP Drop; ShortGPT and Block Drop for whole blocks). This module
-only decides; :func:`prunelib.hooks.dropped` carries a plan out.
+A plan is a list of sites, chosen by score (:mod:`prunelib.compress.importance`)
+or written by hand. :func:`prunelib.hooks.dropped` carries it out.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import pandas as pd
 
@@ -17,6 +15,9 @@ from prunelib.errors import PrunelibError, nearest
 
 KINDS = {"attn": "A", "mlp": "M", "block": "B"}
 """Kinds of sites, with their letter in labels such as ``Drop-8A``."""
+
+RANKINGS = KINDS | {"joint": "AM"}
+"""What can be ranked by cosine: a kind of sites, or attention and MLP sublayers together."""
 
 EXPLICIT = "sites:"
 """Prefix of the specification of an explicit list of sites."""
@@ -49,15 +50,18 @@ class Site:
 class DropPlan:
     """Sites to drop, in the order in which they were chosen.
 
-    ``kind`` is that of all sites, or ``"mixed"``. ``scores`` maps every
-    candidate (``"attn:12"``) to its mean cosine; it is ``None`` for an explicit
-    list, and is no part of equality.
+    ``kind`` is that of all sites, or ``"joint"`` or ``"mixed"``. ``scores`` maps
+    every candidate (``"attn:12"``) to what it was chosen by; it is ``None`` for an
+    explicit list, and is no part of equality. ``chosen_by`` is the specification
+    of a choice that kind and count do not say whole (``"drop:attn:8:iter"``).
     """
 
     sites: tuple[Site, ...]
     kind: str
     scores: Mapping[str, float] | None = field(default=None, compare=False, repr=False)
     label: str = ""
+    chosen_by: str = ""
+    needs: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self):
         if not self.sites and not self.ranked:
@@ -69,7 +73,7 @@ class DropPlan:
             raise PrunelibError(f"dropped twice in one plan: {', '.join(twice)}")
         if not self.label:
             names = ", ".join(map(str, self.sites))
-            short = f"Drop-{len(self.sites)}{KINDS.get(self.kind, '')}"
+            short = f"Drop-{len(self.sites)}{RANKINGS.get(self.kind, '')}"
             object.__setattr__(self, "label", short if self.ranked else f"Drop {names}")
 
     @property
@@ -81,7 +85,7 @@ class DropPlan:
     def spec(self) -> str:
         """``drop:attn:8`` for a ranked plan, ``sites:attn:3,attn:7`` for an explicit list."""
         if self.ranked:
-            return f"drop:{self.kind}:{len(self.sites)}"
+            return self.chosen_by or f"drop:{self.kind}:{len(self.sites)}"
         return EXPLICIT + ",".join(map(str, self.sites))
 
     @classmethod
@@ -105,7 +109,7 @@ def from_spec(spec: str, scores: pd.DataFrame | None = None) -> DropPlan:
     kind, _, count = rest.partition(":")
     if head != "drop":
         raise PrunelibError(f"a drop is written as drop:attn:8 or sites:attn:3, not '{spec}'")
-    _check_kind(kind)
+    _check_ranking(kind)
     number = _whole(count, f"a drop is written as drop:attn:8, not '{spec}'")
     if scores is None:
         raise PrunelibError(f"'{spec}' needs importance scores; an explicit list is sites:attn:3")
@@ -115,72 +119,32 @@ def from_spec(spec: str, scores: pd.DataFrame | None = None) -> DropPlan:
 def plan(scores: pd.DataFrame, kind: str, count: int) -> DropPlan:
     """The ``count`` sites of a kind with the highest cosine; ties go to the lower layer.
 
-    ``scores`` is a table of :func:`importance`. A count of 0 gives the empty plan
-    (the dense model). Raises :class:`PrunelibError` for a count that is negative
-    or above the number of layers.
+    ``scores`` is a table of :func:`~prunelib.compress.importance.importance`; kind
+    ``joint`` ranks attention and MLP sublayers in one list. A count of 0 gives the
+    empty plan (the dense model). Raises :class:`PrunelibError` for a count that is
+    negative or above the number of sites.
     """
-    _check_kind(kind)
-    candidates = scores[scores["kind"] == kind]
-    if not 0 <= count <= len(candidates):
-        raise PrunelibError(
-            f"cannot drop {count} {kind} sites: the model has {len(candidates)} layers"
-        )
-    order = candidates.sort_values(["cosine", "layer"], ascending=[False, True])
+    _check_ranking(kind)
+    candidates = scores[scores["kind"].isin(("attn", "mlp") if kind == "joint" else (kind,))]
+    check_count(count, kind, candidates["layer"].nunique())
+    order = candidates.sort_values(["cosine", "layer", "kind"], ascending=[False, True, True])
     ranked = {
-        str(Site(kind, int(layer))): float(cosine)
-        for layer, cosine in zip(order["layer"], order["cosine"], strict=True)
+        str(Site(row.kind, int(row.layer))): float(row.cosine) for row in order.itertuples()
     }
     return DropPlan(tuple(map(Site.parse, list(ranked)[:count])), kind, ranked)
 
 
-def importance(lm, tokens, batch_size: int = 8) -> pd.DataFrame:
-    """Mean cosine between the residual stream before and after every site.
-
-    ``tokens`` is a LongTensor [n, length] of calibration ids without padding.
-    Returns columns ``layer``, ``kind`` (attn, mlp, block) and ``cosine``: the mean
-    over all n·length tokens, in float64. In a parallel block each sublayer is
-    judged by adding its own output alone to ``resid_pre``.
-    """
-    import torch
-
-    from prunelib import hooks
-
-    if tokens.dim() != 2 or tokens.numel() == 0:
-        raise PrunelibError(f"calibration needs token ids [n, length], not {list(tokens.shape)}")
-    if batch_size < 1:
-        raise PrunelibError(f"batch_size must be at least 1, not {batch_size}")
-    totals = torch.zeros(lm.n_layers, len(KINDS), dtype=torch.float64)
-    parallel = lm.arch.is_parallel
-    between = ("attn_out", "mlp_out") if parallel else ("resid_mid",)
-
-    def visit(layer, values):
-        wide = {point: _float64(value) for point, value in values.items()}
-        pre, post = wide["resid_pre"], wide["resid_post"]
-        if parallel:
-            steps = (pre, pre + wide["attn_out"]), (pre, pre + wide["mlp_out"]), (pre, post)
-        else:
-            steps = (pre, wide["resid_mid"]), (wide["resid_mid"], post), (pre, post)
-        sums = [torch.cosine_similarity(a, b, dim=-1).sum() for a, b in steps]
-        totals[layer] += torch.stack(sums).cpu()
-
-    with (
-        torch.no_grad(),
-        hooks.stop_after(lm, lm.n_layers - 1),
-        hooks.visited(lm, ("resid_pre", *between, "resid_post"), visit),
-    ):
-        for batch in tokens.split(batch_size):
-            lm.model(input_ids=batch.to(lm.device), use_cache=False)
-    rows = [
-        (layer, kind, totals[layer, column].item() / tokens.numel())
-        for layer in range(lm.n_layers)
-        for column, kind in enumerate(KINDS)
-    ]
-    return pd.DataFrame(rows, columns=["layer", "kind", "cosine"])
+def check_count(count: int, kind: str, layers: int) -> None:
+    """Raises PrunelibError for a negative count, or more sites than ``layers`` layers have."""
+    sites = 2 * layers if kind == "joint" else layers
+    if not 0 <= count <= sites:
+        what = "attention and MLP" if kind == "joint" else kind
+        raise PrunelibError(f"cannot drop {count} {what} sites: the model has {layers} layers")
 
 
-def _float64(value):
-    """Double precision, on the CPU where the device (Apple's) has none."""
-    return value.cpu().double() if value.device.type == "mps" else value.double()
+def _check_ranking(kind: str) -> None:
+    if kind not in RANKINGS:
+        raise PrunelibError(f"unknown kind '{kind}'{nearest(kind, RANKINGS)}; use {', '.join(RANKINGS)}")
 
 
 def _check_kind(kind: str) -> None:

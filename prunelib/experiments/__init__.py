@@ -2,10 +2,10 @@
 
 A notebook does ``ch = experiments.start("05-layerwise", ...)`` and then calls
 the functions of the module that belongs to it (``theorems``, ``head``,
-``layerwise``, ``middle``).
+``layerwise``, ``middle``, ``methods``).
 """
 
-from prunelib.experiments import head, layerwise, middle, theorems
+from prunelib.experiments import head, layerwise, methods, middle, theorems
 from prunelib.experiments.chapter import DEFAULT_MODEL, PROFILES, Chapter, Profile, run_folder, start
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Profile",
     "head",
     "layerwise",
+    "methods",
     "middle",
     "run_folder",
     "start",

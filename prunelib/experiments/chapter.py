@@ -29,12 +29,14 @@ class Profile:
     calibration: int  # calibration sequences (of calibration_tokens each)
     calibration_tokens: int
     synthetic: int  # effort of the synthetic theorem checks, 1 = smallest
+    seeds: int  # calibration seeds, the run's own and those after it
+    texts: int  # held-out texts whose perplexity is measured
 
 
 PROFILES = {
-    "smoke": Profile(4, 8, 2, 2, 64, 1),
-    "quick": Profile(32, 32, 8, 16, 64, 4),
-    "full": Profile(40, 128, 32, 128, 256, 16),
+    "smoke": Profile(4, 8, 2, 2, 64, 1, 2, 6),
+    "quick": Profile(32, 32, 8, 16, 64, 4, 2, 24),
+    "full": Profile(40, 128, 32, 128, 256, 16, 5, 84),
 }
 
 

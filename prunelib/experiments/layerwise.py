@@ -156,11 +156,11 @@ def drop_order(ch: Chapter) -> pd.DataFrame:
 
     def compute() -> pd.DataFrame:
         from prunelib import text
-        from prunelib.compress import drop
+        from prunelib.compress.importance import importance
 
         n, length = settings.calibration, settings.calibration_tokens
         tokens = text.calibration(ch.lm, "self", n=n, length=length, seed=ch.seed)
-        scores = drop.importance(ch.lm, tokens.ids)
+        scores = importance(ch.lm, tokens.ids)
         order = scores.sort_values(["kind", "cosine", "layer"], ascending=[True, False, True])
         order["rank"] = order.groupby("kind").cumcount()
         return order.sort_values(["kind", "layer"], ignore_index=True)

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 import torch
 
-from prunelib.compress.drop import DropPlan, Site, from_spec, importance, plan
+from prunelib.compress.drop import DropPlan, Site, from_spec, plan
+from prunelib.compress.importance import importance
 from prunelib.errors import PrunelibError
 
 

@@ -1,0 +1,283 @@
+"""Calibration: what each weight of a block reads, when all blocks before it are already compressed.
+
+The walk goes block by block. Activations of all calibration tokens wait in
+front of a block; the block runs once with its dense weights to collect
+statistics of its inputs, is compressed, and runs again to produce what the next
+block will read (Frantar & Alistarh 2023; Sun et al. 2024).
+
+Memory beyond the model: one float32 activation [tokens, d] for each
+specification, one block's statistics (a Gram matrix of d_in² for each distinct
+input), one block's intermediate values for a batch, and the new weights.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from prunelib import hooks
+from prunelib.compress.hessian import inverse_factor
+from prunelib.compress.weights import Weight, replaced, weights
+from prunelib.errors import PrunelibError
+
+
+@dataclass(eq=False)
+class InputStats:
+    """Sums over calibration tokens of what one weight reads.
+
+    ``sq_norms`` Σ x_j² and ``abs_sum`` Σ |x_j| are [d_in], in float64;
+    ``gram`` Σ x xᵀ is [d_in, d_in] in float32 (float64 for a float64 model), or
+    None where no method asked for it.
+    """
+
+    tokens: int
+    sq_norms: Tensor
+    abs_sum: Tensor
+    gram: Tensor | None = None
+    _factors: dict = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def empty(cls, width: int, device, dtype=torch.float32, gram: bool = True) -> "InputStats":
+        """Statistics of no token yet."""
+        zeros = torch.zeros(width, dtype=torch.float64, device="cpu" if device.type == "mps" else device)
+        matrix = torch.zeros(width, width, device=device, dtype=dtype) if gram else None
+        return cls(0, zeros, zeros.clone(), matrix)
+
+    @classmethod
+    def of(cls, x: Tensor, gram: bool = True) -> "InputStats":
+        """Statistics of inputs [n_tokens, d_in]."""
+        stats = cls.empty(x.shape[1], x.device, torch.promote_types(x.dtype, torch.float32), gram)
+        stats.update(x)
+        return stats
+
+    def update(self, x: Tensor) -> None:
+        """Add inputs [n_tokens, d_in]."""
+        self.tokens += len(x)
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        self.sq_norms += x.square().sum(0).to(self.sq_norms)
+        self.abs_sum += x.abs().sum(0).to(self.abs_sum)
+        if self.gram is not None:
+            self.gram.addmm_(x.T, x)
+
+    def check(self, name: str) -> None:
+        """Raises PrunelibError if nothing was seen, or NaN or Inf."""
+        if self.tokens == 0:
+            raise PrunelibError("calibration is empty: no token that is not padding")
+        if not torch.isfinite(self.sq_norms).all():
+            raise PrunelibError(f"calibration gave NaN or Inf at the input of {name}: the activations overflow")
+
+    def factor(self, damping: float = 0.01) -> tuple[Tensor, Tensor]:
+        """:func:`prunelib.compress.hessian.inverse_factor` of the Gram matrix, computed once."""
+        if self.gram is None:
+            raise PrunelibError("this method needs the Gram matrix of the inputs")
+        if damping not in self._factors:
+            self._factors[damping] = inverse_factor(self.gram, damping)
+        return self._factors[damping]
+
+
+@dataclass(eq=False)
+class Input:
+    """One tensor that a block's weights read: who reads it, and its statistics."""
+
+    members: list[Weight]
+    stats: InputStats
+    absorbed_by: str | None
+    """Module that can take over a scale of each channel (a norm, an up-projection), or None."""
+
+
+@dataclass(eq=False)
+class Batch:
+    """Calibration rows in front of a block, and how each block is called on them."""
+
+    states: Tensor  # [b, S, d]
+    keep: Tensor | None  # [b, S] bool, True for real tokens; None without padding
+    calls: list
+
+
+def batches(lm, input_ids: Tensor, attention_mask: Tensor | None = None, batch_size: int = 8) -> list[Batch]:
+    """Token ids [n, S] as batches in front of block 0.
+
+    Raises PrunelibError for a shape that is not [n, S], no tokens, or rows of only padding.
+    """
+    if input_ids.dim() != 2 or input_ids.numel() == 0:
+        raise PrunelibError(f"calibration needs token ids [n, length], not {list(input_ids.shape)}")
+    if batch_size < 1:
+        raise PrunelibError(f"batch_size must be at least 1, not {batch_size}")
+    if attention_mask is not None and attention_mask.shape != input_ids.shape:
+        raise PrunelibError(f"attention_mask must be {list(input_ids.shape)}, not {list(attention_mask.shape)}")
+    found = []
+    for first in range(0, len(input_ids), batch_size):
+        rows = slice(first, first + batch_size)
+        inputs, keep = {"input_ids": input_ids[rows].to(lm.device)}, None
+        if attention_mask is not None:
+            mask = attention_mask[rows].to(lm.device)
+            # A bare forward would number the pads too.
+            inputs |= {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
+            keep = mask.bool()
+        states, calls = hooks.block_calls(lm, **inputs)
+        found.append(Batch(states, keep, calls))
+    return found
+
+
+def input_stats(lm, layer: int, rows: Iterable[Batch], gram: bool = True) -> list[Input]:
+    """Run block ``layer`` on all batches; the statistics of every distinct input of its weights.
+
+    Weights that read the very same tensor share one entry. Does not change the states.
+    """
+    collector = _Collector(weights(lm, layer), gram)
+    for batch in rows:
+        collector.start(batch)
+        with hooks.watched(lm, layer, [w.module for w in collector.members], collector.read, collector.normed):
+            run_block(lm, layer, batch)
+    found = list(collector.found.values())
+    unread = {w.name for w in collector.members} - {w.name for entry in found for w in entry.members}
+    if unread:
+        raise PrunelibError(f"{lm.name} cannot be calibrated: {', '.join(sorted(unread))} read nothing")
+    for entry in found:
+        entry.stats.check(entry.members[0].name)
+        entry.absorbed_by = entry.absorbed_by or _linear_producer(lm, layer, entry)
+    return found
+
+
+class _Collector:
+    """Adds up what the weights of one block read, once for each distinct tensor."""
+
+    def __init__(self, members: list[Weight], gram: bool):
+        self.members, self.gram = members, gram
+        self.found: dict[int, Input] = {}  # by the place of the first reader
+
+    def start(self, batch: Batch) -> None:
+        self.keep = None if batch.keep is None else batch.keep.reshape(-1)
+        self.first: dict[tuple, int] = {}
+        self.norms: dict[tuple, str] = {}
+        self.alive: list[Tensor] = []  # as long as a tensor lives, no other has its address
+
+    def normed(self, path: str, output: Tensor) -> None:
+        self.norms[output.data_ptr(), output.numel()] = path
+        self.alive.append(output)
+
+    def read(self, place: int, x: Tensor) -> None:
+        key = x.data_ptr(), x.numel()
+        self.alive.append(x)
+        first = self.first.setdefault(key, place)
+        if first != place:
+            if self.members[place] not in self.found[first].members:
+                self.found[first].members.append(self.members[place])
+            return
+        flat = x.reshape(-1, x.shape[-1])
+        flat = flat if self.keep is None else flat[self.keep]
+        if place not in self.found:
+            wide = torch.promote_types(flat.dtype, torch.float32)
+            stats = InputStats.empty(flat.shape[1], flat.device, wide, self.gram)
+            self.found[place] = Input([self.members[place]], stats, self.norms.get(key))
+        self.found[place].stats.update(flat)
+
+
+def _linear_producer(lm, layer: int, entry: Input) -> str | None:
+    """The projection whose output channels are this input's channels, up to factors that do not matter."""
+    for reader, producer in ((lm.arch.mlp_proj, lm.arch.mlp_up), (lm.arch.attn_proj, lm.arch.attn_v)):
+        if producer and [w.path for w in entry.members] == [reader]:
+            module = lm.layers[layer].get_submodule(producer)
+            # With grouped queries a value channel is read by several heads: no scale of its own.
+            return producer if module.weight.shape[0] == len(entry.stats.sq_norms) else None
+    return None
+
+
+def run_block(lm, layer: int, batch: Batch) -> Tensor:
+    """The output [b, S, d] of a block on a batch in front of it."""
+    arguments, named = batch.calls[layer]
+    with torch.no_grad():
+        out = lm.layers[layer](batch.states, *arguments, **named)
+    return out[0] if isinstance(out, tuple) else out
+
+
+def advance(lm, layer: int, rows: Iterable[Batch]) -> None:
+    """Replace the states of all batches by the output of block ``layer``, one batch at a time."""
+    for batch in rows:
+        batch.states = run_block(lm, layer, batch)
+
+
+@dataclass(eq=False)
+class Step:
+    """What a walk knows after one block."""
+
+    layer: int
+    new: dict[str, dict[str, Tensor]]
+    """New weights of this block by method and :attr:`Weight.name`."""
+    inputs: list[Input]
+    """Statistics of the block's inputs in the dense model (empty unless asked for)."""
+    states: dict[str, list[Batch]]
+    """The stream after this block, by method; ``"dense"`` is the uncompressed model's."""
+
+
+def walk(
+    lm,
+    methods: Mapping[str, object],
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    batch_size: int = 8,
+    dense: bool = False,
+) -> Iterator[Step]:
+    """Compress every block with every method, each fed by its own compressed blocks.
+
+    All ``methods`` (by name) go through the model in one walk: tokens are embedded
+    once, and methods that stand before a block with the same activations (all of
+    them before the first) share its statistics. ``dense`` sends the uncompressed
+    model along, with Gram matrices, for comparison. The model is left as it was.
+    """
+    rows = batches(lm, input_ids, attention_mask, batch_size)
+    # (batches, names that read them, whether the dense model reads them too)
+    streams = [(rows, list(methods), dense)]
+    for layer in range(lm.n_layers):
+        step, following = Step(layer, {}, [], {}), []
+        for rows, names, is_dense in streams:
+            gram = is_dense or any("gram" in methods[name].needs for name in names)
+            inputs = input_stats(lm, layer, rows, gram) if is_dense or _calibrated(methods, names) else None
+            for name in names:
+                made = compress_inputs(methods[name], inputs) if inputs else compress_blind(methods[name], lm, layer)
+                step.new[name] = made
+                mine = [Batch(b.states, b.keep, b.calls) for b in rows]
+                with replaced(lm, made):
+                    advance(lm, layer, mine)
+                step.states[name] = mine
+                following.append((mine, [name], False))
+            if is_dense:
+                step.inputs = inputs
+                advance(lm, layer, rows)
+                step.states["dense"] = rows
+                following.append((rows, [], True))
+        yield step
+        streams = following
+
+
+def _calibrated(methods, names) -> bool:
+    return any(methods[name].needs for name in names)
+
+
+def compress_blind(method, lm, layer: int) -> dict[str, Tensor]:
+    """The new weights of one block by a method that needs no data."""
+    return {w.name: method.compress(w.get(), None) for w in weights(lm, layer)}
+
+
+def compress_inputs(method, inputs: Iterable[Input]) -> dict[str, Tensor]:
+    """The new weights of one block from the statistics of its inputs.
+
+    A method with ``compress_group`` is given all readers of an input together
+    where its producer can absorb a scale; elsewhere the group is of no use to it,
+    and ``compress_plain`` is called.
+    """
+    made = {}
+    for entry in inputs:
+        dense = [weight.get() for weight in entry.members]
+        if hasattr(method, "compress_group") and entry.absorbed_by:
+            results = method.compress_group(dense, entry.stats)
+        elif hasattr(method, "compress_group"):
+            results = [method.compress_plain(weight) for weight in dense]
+        else:
+            results = [method.compress(weight, entry.stats) for weight in dense]
+        for weight, result in zip(entry.members, results, strict=True):
+            if not torch.isfinite(result).all():
+                raise PrunelibError(f"{method.label} gave NaN or Inf at {weight.name}")
+            made[weight.name] = result
+    return made

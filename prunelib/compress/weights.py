@@ -1,0 +1,108 @@
+"""The matrices that a compression method may change: every linear map inside the blocks.
+
+Embeddings, unembedding and norms are never compressed: with tied embeddings,
+changing the head would change the input of the model too.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from prunelib import hooks
+from prunelib.errors import PrunelibError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """One matrix of one block, always seen as [out, in].
+
+    ``path`` is the module's place inside its block. GPT-2 stores its matrices
+    transposed (``Conv1D``); :meth:`get` and :meth:`set` hide that.
+    """
+
+    layer: int
+    path: str
+    module: object = field(repr=False)
+    transposed: bool = False
+
+    @property
+    def name(self) -> str:
+        """``"3.self_attn.q_proj"``: unique in a model, and the key of compressed weights."""
+        return f"{self.layer}.{self.path}"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(d_out, d_in)."""
+        out, into = self.module.weight.shape
+        return (into, out) if self.transposed else (out, into)
+
+    def get(self):
+        """The weight [d_out, d_in], a view of the model's own storage."""
+        value = self.module.weight.detach()
+        return value.T if self.transposed else value
+
+    def stored(self, value):
+        """``value`` [d_out, d_in] in the layout, type and place in which the module keeps it."""
+        value = value.T if self.transposed else value
+        return value.to(self.module.weight).contiguous()
+
+    def set(self, value) -> None:
+        """Overwrite the model's weight with ``value`` [d_out, d_in], in place."""
+        self.module.weight.detach().copy_(self.stored(value))
+
+
+def weights(lm, layer: int) -> list[Weight]:
+    """The matrices of a block in the order of its modules.
+
+    Raises PrunelibError where the block holds a matrix that is neither an
+    ``nn.Linear`` nor a ``Conv1D`` (such as the stacked experts of a mixture), or
+    has none at all: a method must never leave part of a model silently dense.
+    """
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    block, found = lm.layers[layer], []
+    for path, module in block.named_modules():
+        if isinstance(module, nn.Linear | Conv1D):
+            found.append(Weight(layer, path, module, isinstance(module, Conv1D)))
+        elif any(p.dim() > 1 for p in module.parameters(recurse=False)):
+            raise PrunelibError(
+                f"{lm.name} cannot be compressed: layer {layer} has '{path}' ({type(module).__name__}), "
+                "a weight that is neither Linear nor Conv1D"
+            )
+    if not found:
+        raise PrunelibError(f"{lm.name} cannot be compressed: layer {layer} holds no Linear or Conv1D weight")
+    return found
+
+
+def all_weights(lm) -> list[Weight]:
+    """:func:`weights` of all blocks, first to last."""
+    return [weight for layer in range(lm.n_layers) for weight in weights(lm, layer)]
+
+
+@contextmanager
+def replaced(lm, new: Mapping[str, "Tensor"]) -> Iterator[None]:
+    """Run ``lm`` with other weights: ``new`` maps :attr:`Weight.name` to a tensor [d_out, d_in].
+
+    The dense weights are back on exit, bit by bit. Raises PrunelibError for a
+    name or a shape that the model does not have.
+    """
+    known = {w.name: w for layer in sorted({_layer(name, lm) for name in new}) for w in weights(lm, layer)}
+    for name, value in new.items():
+        if name not in known:
+            raise PrunelibError(f"{lm.name} has no weight '{name}'{nearest(name, known)}")
+        if tuple(value.shape) != known[name].shape:
+            raise PrunelibError(f"{name} is {list(known[name].shape)}, the new weight is {list(value.shape)}")
+    with hooks.replaced((known[name].module.weight, known[name].stored(value)) for name, value in new.items()):
+        yield
+
+
+def _layer(name: str, lm) -> int:
+    layer = name.partition(".")[0]
+    if not layer.isdigit() or int(layer) >= lm.n_layers:
+        raise PrunelibError(f"{lm.name} has no weight '{name}': names look like 3.self_attn.q_proj")
+    return int(layer)

@@ -1,0 +1,41 @@
+"""Perplexity of given texts: how surprised a model is by what comes next."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+
+from prunelib.errors import PrunelibError
+from prunelib.lm import pad
+
+_MAX_LOGITS = 2**27  # of one batch, in elements: 512 MiB in float32
+
+
+def text_nll(lm, sequences: Sequence[list[int]]) -> pd.DataFrame:
+    """Negative log-likelihood of token sequences, each read alone from its first token.
+
+    ``sequences`` are unpadded ids with at least two tokens; the first token is
+    given, all others are predicted. Returns columns ``nll`` (nats, summed over
+    the predicted tokens) and ``tokens`` (how many), in the given order; the
+    perplexity of a set of texts is ``exp(Σ nll / Σ tokens)``. Raises
+    PrunelibError for a sequence that is too short.
+    """
+    short = [i for i, ids in enumerate(sequences) if len(ids) < 2]
+    if short:
+        raise PrunelibError(f"text {short[0]} has fewer than two tokens: nothing to predict")
+    # Similar lengths together: little padding.
+    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+    result = [(0.0, 0)] * len(sequences)
+    while order:
+        width = len(sequences[order[-1]])
+        size = max(1, min(16, _MAX_LOGITS // (width * lm.vocab_size)))
+        rows, order = order[-size:], order[:-size]
+        batch = pad([sequences[i] for i in rows], lm.pad_id, "right", lm.device)
+        with torch.no_grad():
+            logits = lm.model(**batch, use_cache=False).logits[:, :-1].float()
+        ids, mask = batch["input_ids"][:, 1:], batch["attention_mask"][:, 1:].bool()
+        nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none")
+        sums = nll.view(ids.shape).masked_fill(~mask, 0).cpu().double().sum(1)
+        for row, total, count in zip(rows, sums.tolist(), mask.sum(1).tolist(), strict=True):
+            result[row] = (total, count)
+    return pd.DataFrame(result, columns=["nll", "tokens"])
