@@ -1,4 +1,4 @@
-"""The ``prunelib`` command: run, book, cite, whence, models, doctor.
+"""The ``prunelib`` command: run, book, compress, cite, whence, models, doctor.
 
 Results go to stdout, progress to stderr. Exit codes: 0 ok, 1 a check failed,
 2 usage or bad input (one line on stderr, no traceback).
@@ -18,8 +18,26 @@ examples:
   prunelib run --model Qwen/Qwen2.5-0.5B-Instruct  the same for a model of the hub
   prunelib run 05 --profile smoke -p drop_count=4  one notebook, its own parameter changed
   prunelib book --run runs/Qwen--Qwen2.5-0.5B-Instruct/quick
+  prunelib compress --spec wanda:2:4 --out pruned  a checkpoint that transformers loads
   prunelib cite fig-layerwise-attn                 BibTeX of a figure
   prunelib whence figure.pdf                       which run, model and code drew this file
+"""
+
+COMPRESS = """\
+specifications:
+  magnitude:0.5  wanda:0.5  sparsegpt:0.5    remove half of the weights; 2:4 or 4:8 in place of 0.5 keeps n of m
+  rtn:4:g64  gptq:4:g64  awq:4:g64           4 bits in groups of 64; 4 alone: one scale a row; add :sym, gptq also :act
+  drop:attn:8  drop:mlp:4  drop:block:4      leave out sublayers by importance; add :iter to rank again after each
+  drop:joint:8  drop:angular:4               attention and MLP together; consecutive blocks
+  sites:attn:3,attn:7                        leave out these
+
+examples:
+  prunelib compress --spec wanda:2:4 --out smollm2-wanda-2-4
+  prunelib compress --model Qwen/Qwen2.5-0.5B-Instruct --spec gptq:4:g128 --calibration my_texts.jsonl --out q4
+
+OUT holds plain safetensors, configuration and tokenizer, for AutoModelForCausalLM.from_pretrained or
+`prunelib run --model OUT`, and prunelib.json: masks, drop list, calibration tokens, weights hashes.
+Quantized weights are floats on their grid: the folder is not smaller. Its manifest says what they would take.
 """
 
 
@@ -71,6 +89,20 @@ def build_parser() -> Parser:
     book.add_argument("--run", dest="folder", type=Path, default=DEFAULT_RUN, metavar="DIR",
                       help=f"run folder (default {DEFAULT_RUN})")  # fmt: skip
     book.add_argument("--site", type=Path, default=Path("site"), metavar="DIR", help="output (default site/)")
+
+    compress = command("compress", compress_model, "prune or quantize a model and save a checkpoint", epilog=COMPRESS,
+                       formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    compress.add_argument("--spec", required=True, metavar="SPEC", help="what to do, such as wanda:2:4 (see below)")
+    compress.add_argument("--out", required=True, type=Path, metavar="DIR", help="new folder for the checkpoint")
+    compress.add_argument("--model", default="smollm2-135m-instruct", metavar="ID", help="as for `prunelib run`")
+    compress.add_argument("--revision", default="", metavar="SHA", help="hub branch, tag or commit")
+    compress.add_argument("--calibration", default="self", metavar="TEXT",
+                          help="self (sampled from the model, default), a .txt or .jsonl file, hub:DATASET[:CONFIG]")
+    compress.add_argument("--sequences", type=_positive, default=32, metavar="N", help="calibration rows (default 32)")
+    compress.add_argument("--length", type=_positive, default=128, metavar="N", help="tokens of each (default 128)")
+    compress.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the calibration tokens (default 0)")
+    compress.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    compress.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16, float64")
 
     cite = command("cite", cite_figure, "print the BibTeX entry of a figure")
     cite.add_argument("figure", metavar="FIGURE-ID", help="for example fig-layerwise-attn")
@@ -139,6 +171,47 @@ def build_book(args) -> int:
     except publish.NotPublishable as error:
         print(f"prunelib: {error}", file=sys.stderr)
         return 1
+    return 0
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got '{text}'")
+    return value
+
+
+def compress_model(args) -> int:
+    from prunelib import export
+    from prunelib.compress import parse
+
+    method = parse(args.spec)  # a bad spec is refused before anything is loaded
+    if method.spec == "dense":
+        raise PrunelibError("dense changes nothing: give a method, such as wanda:2:4")
+    export.check_target(args.out)
+    import prunelib
+    from prunelib import text
+    from prunelib.compress.apply import compress
+
+    screen = _Screen()
+    screen.status(f"loading {args.model} …")
+    lm = prunelib.load(args.model, args.revision or None, dtype=args.dtype, device=args.device)
+    ids, calibration = None, None
+    if method.needs:
+        screen.status("calibration tokens …")
+        tokens = text.calibration(lm, args.calibration, args.sequences, args.length, args.seed)
+        ids = tokens.ids
+        calibration = {"source": tokens.source, "seed": args.seed, "sha256": tokens.ids_hash, "ids": ids.tolist()}
+    show = lambda done, total: screen.status(f"{method.label}: block {done} of {total}")  # noqa: E731
+    made = compress(lm, [args.spec], ids, progress=show)[args.spec]
+    screen.status("writing …")
+    manifest = export.save(lm, made, args.out, calibration)
+    what = f"{len(manifest['dropped'])} sites dropped" if manifest["dropped"] else f"{len(made.weights)} matrices"
+    screen.line(f"{made.label}: {what}, {made.bits_per_weight:.2f} bits a weight")
+    print(args.out)
     return 0
 
 

@@ -1,0 +1,105 @@
+"""Choices of sites against greedy search and computation by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from prunelib import hooks
+from prunelib.compress.drop import Site, from_spec
+from prunelib.compress.importance import DropSpec, angular_distances, importance
+from prunelib.errors import PrunelibError
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return torch.randint(3, 97, (5, 9), generator=torch.Generator().manual_seed(8))
+
+
+@pytest.mark.parametrize("spec", ["attn:2", "mlp:2", "block:2", "joint:3", "attn:2:iter", "joint:3:iter", "angular:2"])
+def test_every_family_can_be_ranked_every_way(lm, tokens, spec):
+    made = DropSpec.parse(spec)
+    plan = made.plan(lm, tokens)
+    assert len(plan.sites) == made.count and plan.spec == made.spec == f"drop:{spec}" and plan.label == made.label
+    assert plan.sites == made.plan(lm, tokens, batch_size=2).sites
+    with hooks.dropped(lm, plan):
+        assert torch.isfinite(lm.model(input_ids=tokens).logits).all()
+
+
+def test_joint_ranks_both_kinds_in_one_list(tiny, tokens):
+    lm = tiny("llama")
+    scores = importance(lm, tokens)
+    both = scores[scores["kind"] != "block"].sort_values("cosine", ascending=False)
+    expected = [f"{r.kind}:{r.layer}" for r in both.head(5).itertuples()]
+    assert [str(s) for s in DropSpec("joint", 5).plan(lm, tokens).sites] == expected
+    assert from_spec("drop:joint:5", scores).label == "Drop-5AM"
+
+
+@pytest.mark.parametrize("kind", ["attn", "mlp", "block", "joint"])
+def test_iterative_is_greedy(tiny, tokens, kind):
+    """Each step by hand: drop what was chosen, capture the stream, take the highest cosine left."""
+    lm, chosen = tiny("qwen2"), []
+    points = {"attn": ("resid_pre", "resid_mid"), "mlp": ("resid_mid", "resid_post"),
+              "block": ("resid_pre", "resid_post")}
+    for _ in range(3):
+        with hooks.dropped(lm, chosen), hooks.captured(lm) as cap, torch.no_grad():
+            lm.model(input_ids=tokens)
+        best = max(
+            (torch.cosine_similarity(cap[a][layer].double(), cap[b][layer].double(), dim=-1).mean().item(), one, layer)
+            for one, (a, b) in points.items() if one == kind or (kind == "joint" and one != "block")
+            for layer in range(lm.n_layers) if Site(one, layer) not in chosen
+        )  # fmt: skip
+        chosen.append(Site(*best[1:]))
+    assert list(DropSpec(kind, 3, iterative=True).plan(lm, tokens).sites) == chosen
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_angular_distance_by_hand(tiny, tokens, count):
+    lm = tiny("gpt_neox")
+    with torch.no_grad():
+        states = lm.model(input_ids=tokens, output_hidden_states=True).hidden_states
+    # Its last entry is after the final norm: take the stream itself.
+    with hooks.captured(lm, ("resid_post",)) as cap, torch.no_grad():
+        lm.model(input_ids=tokens)
+    states = [*states[:-1], cap["resid_post"][lm.n_layers - 1]]
+    table = angular_distances(lm, tokens, count)
+    for first, found in zip(table["first"], table["distance"], strict=True):
+        a, b = states[first][:, -1].double().numpy(), states[first + count][:, -1].double().numpy()
+        cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+        assert found == pytest.approx(float(np.mean(np.arccos(cosine) / np.pi)), rel=1e-6)
+    plan = DropSpec("angular", count).plan(lm, tokens)
+    first = int(table["first"][table["distance"].idxmin()])
+    assert [s.layer for s in plan.sites] == list(range(first, first + count))
+
+
+def test_block_influence_is_one_minus_the_block_cosine(tiny, tokens):
+    """ShortGPT, eq. 1, from the hidden states."""
+    lm = tiny("llama")
+    with hooks.captured(lm, ("resid_pre", "resid_post")) as cap, torch.no_grad():
+        lm.model(input_ids=tokens)
+    scores = importance(lm, tokens).set_index(["kind", "layer"])["cosine"]
+    for layer in range(lm.n_layers):
+        x, y = (cap[p][layer].double() for p in ("resid_pre", "resid_post"))
+        influence = 1 - ((x * y).sum(-1) / (x.norm(dim=-1) * y.norm(dim=-1))).mean()
+        assert 1 - scores["block", layer] == pytest.approx(influence.item(), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("spec", "problem"),
+    [
+        ("attn:5", "cannot drop 5 attn sites: the model has 4 layers"),
+        ("joint:9", "cannot drop 9 attention and MLP sites"),
+        ("angular:5", "cannot drop 5 block sites"),
+        ("angular:2:iter", "no iterative form"),
+        ("atn:2", "did you mean 'attn'"),
+        ("attn:two", "written as drop:attn:8"),
+        ("attn:2:iterate", "written as drop:attn:8"),
+    ],
+)
+def test_bad_drops(tiny, tokens, spec, problem):
+    with pytest.raises(PrunelibError, match=problem):
+        DropSpec.parse(spec).plan(tiny("llama"), tokens)
+
+
+def test_nothing_to_drop_is_the_dense_model(tiny, tokens):
+    for spec in ("attn:0", "attn:0:iter", "angular:0"):
+        assert DropSpec.parse(spec).plan(tiny("llama"), tokens).sites == ()
