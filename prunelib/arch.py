@@ -217,6 +217,8 @@ def _what_is_missing(model) -> str:
         missing.append("a decoder-only stack (this is an encoder–decoder)")
     modules = getattr(model, "named_modules", lambda: ())
     leaves = [path.rsplit(".", 1)[-1].lower() for path, _ in modules()]
+    if any("expert" in leaf for leaf in leaves):
+        missing.append("one MLP a layer (this is a mixture of experts)")
     if not any("att" in leaf for leaf in leaves):
         missing.append("attention sublayers")
     if "lm_head" not in leaves or "MaskedLM" in type(model).__name__:

@@ -18,31 +18,41 @@ examples:
   prunelib run --model Qwen/Qwen2.5-0.5B-Instruct  the same for a model of the hub
   prunelib run 05 --profile smoke -p drop_count=4  one notebook, its own parameter changed
   prunelib book --run runs/Qwen--Qwen2.5-0.5B-Instruct/quick
-  prunelib compress --spec wanda:2:4 --out pruned  a checkpoint that transformers loads
+  prunelib compress --spec wanda:2:4 --out DIR     a pruned model that transformers loads
   prunelib cite fig-layerwise-attn                 BibTeX of a figure
   prunelib whence figure.pdf                       which run, model and code drew this file
 """
 
-COMPRESS = """\
+COMPRESS_EPILOG = """\
 specifications:
-  magnitude:0.5  wanda:0.5  sparsegpt:0.5    remove half of the weights; 2:4 or 4:8 in place of 0.5 keeps n of m
-  rtn:4:g64  gptq:4:g64  awq:4:g64           4 bits in groups of 64; 4 alone: one scale a row; add :sym, gptq also :act
-  drop:attn:8  drop:mlp:4  drop:block:4      leave out sublayers by importance; add :iter to rank again after each
-  drop:joint:8  drop:angular:4               attention and MLP together; consecutive blocks
-  sites:attn:3,attn:7                        leave out these
+  magnitude:P  wanda:P  sparsegpt:P       P = 0.5 removes half of the weights, 2:4 keeps 2 of every 4
+  rtn:B[:gG][:sym]  awq:B[:gG][:sym]      B = 2 to 8 bits, one scale for G weights in a row (no gG: for the row);
+  gptq:B[:gG][:sym][:act]                 sym: symmetric grid; act: activation order
+  drop:KIND:N[:iter]                      N sublayers that turn the stream least; KIND = attn, mlp, block or
+                                          joint (attention and MLP together); iter: measure again after each
+  drop:angular:N                          N consecutive blocks
+  sites:attn:3,attn:7                     exactly these
 
 examples:
-  prunelib compress --spec wanda:2:4 --out smollm2-wanda-2-4
-  prunelib compress --model Qwen/Qwen2.5-0.5B-Instruct --spec gptq:4:g128 --calibration my_texts.jsonl --out q4
+  prunelib compress --spec wanda:2:4 --out smollm2-wanda
+  prunelib compress --spec drop:attn:8 --out smollm2-drop8a --calibration my-texts.txt
+  prunelib compress --model Qwen/Qwen2.5-0.5B --spec gptq:4:g64 --out qwen-gptq4 --sequences 128 --length 256
 
-OUT holds plain safetensors, configuration and tokenizer, for AutoModelForCausalLM.from_pretrained or
-`prunelib run --model OUT`, and prunelib.json: masks, drop list, calibration tokens, weights hashes.
-Quantized weights are floats on their grid: the folder is not smaller. Its manifest says what they would take.
+DIR loads with AutoModelForCausalLM.from_pretrained, prunelib.load or `prunelib run --model DIR`. Its weights are
+plain floats, quantized ones on their grid, removed ones zero: the folder is not smaller. DIR/prunelib.json says
+what was done to which model, on which tokens, and how many bits the weights would take.
 """
 
 
 class Parser(argparse.ArgumentParser):
     """Usage errors in one line, with the nearest valid word, exit code 2."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        # Left to itself, argparse reports what a subcommand does not know above it, where its options are not known.
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
 
     def error(self, message: str):
         if "invalid choice" in message and "'" in message:
@@ -72,15 +82,10 @@ def build_parser() -> Parser:
 
     run = command("run", run_notebooks, "execute notebooks on a model; resumes what is unfinished")
     run.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="05, 05-layerwise or a path; default: all")
-    run.add_argument("--model", default="smollm2-135m-instruct", metavar="ID",
-                     help="alias (see `prunelib models`), hub id, local folder or .gguf file")  # fmt: skip
-    run.add_argument("--revision", default="", metavar="SHA", help="hub branch, tag or commit")
+    _model_options(run)
     run.add_argument("--profile", default="quick", help="smoke (seconds), quick (minutes) or full (hours)")
     run.add_argument("-p", dest="given", action="append", default=[], metavar="NAME=VALUE",
                      help="a notebook parameter; may be repeated (see --dry-run for their names)")  # fmt: skip
-    run.add_argument("--seed", default="0", metavar="N", help="seed of everything random (default 0)")
-    run.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    run.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16, float64")
     run.add_argument("--out", default="", metavar="DIR", help="run folder (default runs/MODEL/PROFILE)")
     run.add_argument("--fresh", action="store_true", help="compute everything again")
     run.add_argument("--dry-run", action="store_true", help="print what would run, with all parameters")
@@ -90,19 +95,15 @@ def build_parser() -> Parser:
                       help=f"run folder (default {DEFAULT_RUN})")  # fmt: skip
     book.add_argument("--site", type=Path, default=Path("site"), metavar="DIR", help="output (default site/)")
 
-    compress = command("compress", compress_model, "prune or quantize a model and save a checkpoint", epilog=COMPRESS,
-                       formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    compress.add_argument("--spec", required=True, metavar="SPEC", help="what to do, such as wanda:2:4 (see below)")
-    compress.add_argument("--out", required=True, type=Path, metavar="DIR", help="new folder for the checkpoint")
-    compress.add_argument("--model", default="smollm2-135m-instruct", metavar="ID", help="as for `prunelib run`")
-    compress.add_argument("--revision", default="", metavar="SHA", help="hub branch, tag or commit")
-    compress.add_argument("--calibration", default="self", metavar="TEXT",
-                          help="self (sampled from the model, default), a .txt or .jsonl file, hub:DATASET[:CONFIG]")
-    compress.add_argument("--sequences", type=_positive, default=32, metavar="N", help="calibration rows (default 32)")
-    compress.add_argument("--length", type=_positive, default=128, metavar="N", help="tokens of each (default 128)")
-    compress.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the calibration tokens (default 0)")
-    compress.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    compress.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16, float64")
+    compress = command("compress", compress_model, "save a pruned or quantized model that plain transformers loads",
+                       epilog=COMPRESS_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    _model_options(compress)
+    compress.add_argument("--spec", required=True, help="what to do, for example wanda:2:4 (see below)")
+    compress.add_argument("--out", required=True, metavar="DIR", help="new folder for the compressed model")
+    texts = "self (default: sampled from the model), a .txt or .jsonl file, or hub:DATASET"
+    compress.add_argument("--calibration", default="self", metavar="TEXT", help=texts)
+    compress.add_argument("--sequences", default="32", metavar="N", help="calibration sequences (default 32)")
+    compress.add_argument("--length", default="128", metavar="N", help="tokens of each (default 128)")
 
     cite = command("cite", cite_figure, "print the BibTeX entry of a figure")
     cite.add_argument("figure", metavar="FIGURE-ID", help="for example fig-layerwise-attn")
@@ -117,6 +118,17 @@ def build_parser() -> Parser:
 
     command("doctor", examine, "check this environment and say how to fix it")
     return parser
+
+
+def _model_options(command: argparse.ArgumentParser) -> None:
+    """Which model, where, and with which seed."""
+    add = command.add_argument
+    add("--model", default="smollm2-135m-instruct", metavar="ID",
+        help="alias (see `prunelib models`), hub id, local folder or .gguf file")  # fmt: skip
+    add("--revision", default="", metavar="SHA", help="hub branch, tag or commit")
+    add("--seed", default="0", metavar="N", help="seed of everything random (default 0)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    add("--dtype", default="auto", help="auto, float32, bfloat16, float16, float64")
 
 
 # ---------------------------------------------------------------- commands
@@ -174,45 +186,51 @@ def build_book(args) -> int:
     return 0
 
 
-def _positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got '{text}'")
-    return value
-
-
 def compress_model(args) -> int:
-    from prunelib import export
+    from prunelib import runner
     from prunelib.compress import parse
 
-    method = parse(args.spec)  # a bad spec is refused before anything is loaded
+    method = parse(args.spec)
     if method.spec == "dense":
-        raise PrunelibError("dense changes nothing: give a method, such as wanda:2:4")
-    export.check_target(args.out)
-    import prunelib
-    from prunelib import text
-    from prunelib.compress.apply import compress
+        raise PrunelibError("dense is the model as it is: there is nothing to compress")
+    from prunelib.compress.save import check_target, refuse_dropped, save
 
+    check_target(args.out)
+    sizes = {name: runner.convert(name, getattr(args, name), 0) for name in ("sequences", "length", "seed")}
     screen = _Screen()
-    screen.status(f"loading {args.model} …")
-    lm = prunelib.load(args.model, args.revision or None, dtype=args.dtype, device=args.device)
-    ids, calibration = None, None
-    if method.needs:
-        screen.status("calibration tokens …")
-        tokens = text.calibration(lm, args.calibration, args.sequences, args.length, args.seed)
-        ids = tokens.ids
-        calibration = {"source": tokens.source, "seed": args.seed, "sha256": tokens.ids_hash, "ids": ids.tolist()}
-    show = lambda done, total: screen.status(f"{method.label}: block {done} of {total}")  # noqa: E731
-    made = compress(lm, [args.spec], ids, progress=show)[args.spec]
-    screen.status("writing …")
-    manifest = export.save(lm, made, args.out, calibration)
-    what = f"{len(manifest['dropped'])} sites dropped" if manifest["dropped"] else f"{len(made.weights)} matrices"
-    screen.line(f"{made.label}: {what}, {made.bits_per_weight:.2f} bits a weight")
+    try:
+        from prunelib import lm as models
+        from prunelib import store, text
+        from prunelib.compress.apply import compress
+
+        lm = models.load(args.model, args.revision or None, args.dtype, args.device)
+        refuse_dropped(lm)
+        tokens = None
+        if method.needs:
+            screen.status(f"calibration: {args.sequences} × {args.length} tokens, {args.calibration} …")
+            tokens = text.calibration(lm, args.calibration, sizes["sequences"], sizes["length"], sizes["seed"])
+        show = lambda done, total: screen.status(f"{method.label}: block {done}/{total}")  # noqa: E731
+        screen.status(f"{method.label} …")
+        made = compress(lm, [args.spec], tokens.ids if tokens else None, progress=show)[args.spec]
+        screen.status(f"writing {args.out} …")
+        about = {"code": store.code_version(), "packages": store.packages()}
+        manifest = save(lm, made, args.out, tokens, sizes["seed"] if tokens else None, about)
+    except KeyboardInterrupt:
+        screen.line(f"prunelib: interrupted; nothing was written to {args.out}")
+        return 130
+    finally:
+        screen.status("")
     print(args.out)
+    print(f"{made.label} of {args.model}: {_what_changed(manifest)}, {made.bits_per_weight:.2f} bits a block weight")
     return 0
+
+
+def _what_changed(manifest: dict) -> str:
+    if manifest["drop"]:
+        return f"without {', '.join(manifest['drop'])}"
+    rows = manifest["weights"]
+    numel = sum(row["shape"][0] * row["shape"][1] for row in rows)
+    return f"{len(rows)} matrices, {sum(row['zeros'] for row in rows) / numel:.1%} zeros"
 
 
 def cite_figure(args) -> int:

@@ -8,7 +8,7 @@ never ask where the model came from.
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,7 @@ class LM:
     revision : hub commit, or the pinned source of an alias, or None
     fingerprint : SHA-256 over configuration and weights (:func:`fingerprint`)
     licence : SPDX id where it is known
+    kept : open contexts that the model runs in (dropped sublayers of its checkpoint)
     """
 
     model: nn.Module
@@ -49,6 +50,7 @@ class LM:
     revision: str | None
     fingerprint: str
     licence: str = "unknown"
+    kept: object = field(default=None, repr=False)
 
     @classmethod
     def from_model(cls, model: nn.Module, tokenizer=None, name: str = "tiny",
@@ -270,6 +272,10 @@ def load(name: str, revision: str | None = None, dtype: str | torch.dtype = "aut
     model, tokenizer = checkpoint.open_model(source.path, wanted, check=arch_for)
     lm = LM.from_model(model.to(where), tokenizer, name, source.revision, source.licence)
     lm.slug = slugify(name, revision or None)
+    if getattr(lm.config, "prunelib_drop", None):  # written by `prunelib compress`
+        from prunelib.compress.save import stay_dropped
+
+        stay_dropped(lm)
     return lm
 
 

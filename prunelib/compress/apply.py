@@ -73,7 +73,7 @@ def compress(
             progress(step.layer + 1, lm.n_layers)
     for one, method in methods.items():
         if "tokens" in method.needs:
-            found[one] = variant(lm, method, {}, method.plan(lm, input_ids))
+            found[one] = variant(lm, method, {}, method.plan(lm, input_ids, batch_size, attention_mask))
         elif isinstance(method, DropPlan):
             found[one] = variant(lm, method, {}, method)
         elif one in walked or method.spec == "dense":
@@ -93,6 +93,9 @@ def variant(lm, method, weights: dict[str, Tensor], plan: DropPlan | None = None
         missed = sorted({w.name for w in all_weights(lm)} - weights.keys())
         if missed:
             raise PrunelibError(f"{method.label} left {len(missed)} weights untouched, such as {missed[0]}")
+    if plan:
+        with hooks.dropped(lm, plan):  # refuses sites that the model does not have
+            pass
     bits = _bits_kept(lm, plan) if plan else _bits(lm, method)
     return Compressed(method.spec, method.label, weights, plan, bits)
 

@@ -47,8 +47,10 @@ class DropSpec:
         """``attn:8``, ``attn:8:iter``, ``angular:8``: a specification without its ``drop:``."""
         kind, _, rest = text.partition(":")
         count, _, option = rest.partition(":")
-        if not (count.isascii() and count.isdigit()) or option not in ("", "iter"):
+        if not (count.isascii() and count.isdigit()):
             raise PrunelibError(f"a drop is written as drop:attn:8 or drop:attn:8:iter, not 'drop:{text}'")
+        if option not in ("", "iter"):
+            raise PrunelibError(f"unknown option '{option}' of drop{nearest(option, ['iter'])}; the only one is iter")
         return cls(kind, int(count), option == "iter")
 
     @property
@@ -61,79 +63,98 @@ class DropSpec:
             return f"Drop-{self.count}B angular"
         return f"Drop-{self.count}{RANKINGS[self.kind]}" + (" iter" if self.iterative else "")
 
-    def plan(self, lm, tokens, batch_size: int = 8) -> DropPlan:
-        """The sites, chosen on ``tokens`` [n, length]. Raises PrunelibError for more than there are."""
+    def plan(self, lm, tokens, batch_size: int = 8, attention_mask=None) -> DropPlan:
+        """The sites, chosen on ``tokens`` [n, length]; its ``spec`` is this one's.
+
+        ``attention_mask`` [n, length] is 0 where a token is padding. Raises
+        PrunelibError for more sites than there are.
+        """
         check_count(self.count, "block" if self.kind == "angular" else self.kind, lm.n_layers)
         if self.kind == "angular":
-            return self._consecutive(lm, tokens, batch_size)
-        if not self.iterative:
-            return plan(importance(lm, tokens, batch_size), self.kind, self.count)
+            return self._consecutive(lm, tokens, batch_size, attention_mask)
+        if self.iterative:
+            return self._one_by_one(lm, tokens, batch_size, attention_mask)
+        return plan(importance(lm, tokens, batch_size, (), attention_mask), self.kind, self.count)
+
+    def _one_by_one(self, lm, tokens, batch_size: int, attention_mask) -> DropPlan:
         sites: list[Site] = []
         scores: dict[str, float] = {}
+        left: list[str] = []
         while len(sites) < self.count:
-            table = importance(lm, tokens, batch_size, without=sites)
-            ranked = plan(table, self.kind, 0).scores
-            left = {site: score for site, score in ranked.items() if site not in map(str, sites)}
-            # A site keeps the score it was chosen by; those left are scored anew.
-            scores |= left
-            sites.append(Site.parse(next(iter(left))))
+            if len(left) != 1:  # the last candidate wins unmeasured
+                table = importance(lm, tokens, batch_size, sites, attention_mask)
+                ranked = plan(table, self.kind, 0).scores
+                left = [site for site in ranked if site not in map(str, sites)]
+                # A site keeps the score it was chosen by; those left are scored anew.
+                scores |= {site: ranked[site] for site in left}
+            sites.append(Site.parse(left.pop(0)))
         return DropPlan(tuple(sites), self.kind, scores, self.label, self.spec)
 
-    def _consecutive(self, lm, tokens, batch_size: int) -> DropPlan:
-        if self.count == 0:
-            return DropPlan((), "block", {}, self.label, self.spec)
-        distances = angular_distances(lm, tokens, self.count, batch_size)
+    def _consecutive(self, lm, tokens, batch_size: int, attention_mask) -> DropPlan:
+        distances = angular_distances(lm, tokens, self.count, batch_size, attention_mask)
         first = int(distances.loc[distances["distance"].idxmin(), "first"])
         sites = tuple(Site("block", layer) for layer in range(first, first + self.count))
         scores = {f"block:{row.first}": row.distance for row in distances.itertuples()}
         return DropPlan(sites, "block", scores, self.label, self.spec)
 
 
-def angular_distances(lm, tokens, count: int, batch_size: int = 8) -> pd.DataFrame:
+def angular_distances(lm, tokens, count: int, batch_size: int = 8, attention_mask=None) -> pd.DataFrame:
     """How far ``count`` consecutive blocks turn the last token of a sequence, for every first block.
 
     ``distance`` = arccos(cos(x_first, x_first+count))/π, 0 to 1, where x_l is the
-    input of block l, averaged over sequences (Gromov et al. 2024, eq. 5). ``tokens``
-    is [n, length] without padding. Columns ``first, distance``.
+    input of block l (x_L what leaves the last one), averaged over sequences: the
+    layer-pruning algorithm of Gromov et al. 2024. ``tokens`` is [n, length];
+    ``attention_mask`` of that shape is 0 at padding, and the last token is then the
+    last real one. Columns ``first, count, distance``; ties in the choice go to the
+    lower block.
     """
     import torch
 
     from prunelib import hooks
 
     check_count(count, "block", lm.n_layers)
+    batches = _batches(lm, tokens, attention_mask, batch_size)
     total = torch.zeros(lm.n_layers - count + 1, dtype=torch.float64)
-    last = lm.n_layers - 1
-    with torch.no_grad(), hooks.stop_after(lm, last), hooks.captured(lm, ("resid_pre", "resid_post")) as cap:
-        for batch in tokens.split(batch_size):
-            lm.model(input_ids=batch.to(lm.device), use_cache=False)
-            states = [cap["resid_pre"][layer][:, -1] for layer in range(lm.n_layers)]
-            wide = [_float64(x) for x in (*states, cap["resid_post"][last][:, -1])]
+    inputs: list = []  # x_0 … x_L of the last tokens, [b, d]
+
+    def visit(layer, values):
+        for point in ("resid_pre", "resid_post") if layer == lm.n_layers - 1 else ("resid_pre",):
+            inputs.append(_float64(values[point][torch.arange(len(last), device=last.device), last]))
+
+    with (
+        torch.no_grad(),
+        hooks.stop_after(lm, lm.n_layers - 1),
+        hooks.visited(lm, ("resid_pre", "resid_post"), visit, start=inputs.clear),
+    ):
+        for arguments, real in batches:
+            positions = torch.arange(real.shape[1], device=real.device)
+            last = (positions * real).amax(1)
+            lm.model(**arguments, use_cache=False)
             for first in range(len(total)):
-                cosine = torch.cosine_similarity(wide[first], wide[first + count], dim=-1).clamp(-1, 1)
+                cosine = torch.cosine_similarity(inputs[first], inputs[first + count], dim=-1).clamp(-1, 1)
                 total[first] += cosine.arccos().sum().cpu() / torch.pi
-    return pd.DataFrame({"first": range(len(total)), "distance": (total / len(tokens)).tolist()})
+    _check_finite(total)
+    return pd.DataFrame({"first": range(len(total)), "count": count, "distance": (total / len(tokens)).tolist()})
 
 
-def importance(lm, tokens, batch_size: int = 8, without: Iterable[Site] = ()) -> pd.DataFrame:
+def importance(lm, tokens, batch_size: int = 8, without: Iterable[Site] = (), attention_mask=None) -> pd.DataFrame:
     """Mean cosine between the residual stream before and after every site.
 
-    ``tokens`` is a LongTensor [n, length] of calibration ids without padding.
-    Returns columns ``layer``, ``kind`` (attn, mlp, block) and ``cosine``: the mean
-    over all n·length tokens, in float64. In a parallel block each sublayer is
-    judged by adding its own output alone to ``resid_pre``. ``without`` are sites
-    that are already dropped (their own cosine is 1). One minus the cosine of a
-    block is ShortGPT's block influence (Men et al. 2024, eq. 1).
+    ``tokens`` is a LongTensor [n, length] of calibration ids; ``attention_mask`` of
+    that shape is 0 at padding, which is never counted. Returns columns ``layer``,
+    ``kind`` (attn, mlp, block) and ``cosine``: the mean over all real tokens, in
+    float64. In a parallel block each sublayer is judged by adding its own output
+    alone to ``resid_pre``. ``without`` are sites that are already dropped (their
+    own cosine is 1). One minus the cosine of a block is the block influence of
+    ShortGPT (Men et al. 2024).
     """
     import torch
 
     from prunelib import hooks
 
-    without = tuple(without)
-    if tokens.dim() != 2 or tokens.numel() == 0:
-        raise PrunelibError(f"calibration needs token ids [n, length], not {list(tokens.shape)}")
-    if batch_size < 1:
-        raise PrunelibError(f"batch_size must be at least 1, not {batch_size}")
+    batches = _batches(lm, tokens, attention_mask, batch_size)
     totals = torch.zeros(lm.n_layers, len(KINDS), dtype=torch.float64)
+    count = 0
     parallel = lm.arch.is_parallel
     between = ("attn_out", "mlp_out") if parallel else ("resid_mid",)
 
@@ -144,23 +165,55 @@ def importance(lm, tokens, batch_size: int = 8, without: Iterable[Site] = ()) ->
             steps = (pre, pre + wide["attn_out"]), (pre, pre + wide["mlp_out"]), (pre, post)
         else:
             steps = (pre, wide["resid_mid"]), (wide["resid_mid"], post), (pre, post)
-        sums = [torch.cosine_similarity(a, b, dim=-1).sum() for a, b in steps]
-        totals[layer] += torch.stack(sums).cpu()
+        cosines = torch.stack([torch.cosine_similarity(a, b, dim=-1) for a, b in steps])
+        totals[layer] += cosines.masked_fill(~real.to(cosines.device), 0).sum((1, 2)).cpu()
 
     with (
         torch.no_grad(),
-        hooks.dropped(lm, without),
+        hooks.dropped(lm, tuple(without)),
         hooks.stop_after(lm, lm.n_layers - 1),
         hooks.visited(lm, ("resid_pre", *between, "resid_post"), visit),
     ):
-        for batch in tokens.split(batch_size):
-            lm.model(input_ids=batch.to(lm.device), use_cache=False)
+        for arguments, real in batches:
+            lm.model(**arguments, use_cache=False)
+            count += int(real.sum())
+    _check_finite(totals)
     rows = [
-        (layer, kind, totals[layer, column].item() / tokens.numel())
+        (layer, kind, totals[layer, column].item() / count)
         for layer in range(lm.n_layers)
         for column, kind in enumerate(KINDS)
     ]
     return pd.DataFrame(rows, columns=["layer", "kind", "cosine"])
+
+
+def _batches(lm, tokens, attention_mask, batch_size: int) -> list[tuple[dict, object]]:
+    """Arguments of each forward pass, and which of its tokens [b, length] are real."""
+    import torch
+
+    if tokens.dim() != 2 or tokens.numel() == 0:
+        raise PrunelibError(f"calibration needs token ids [n, length], not {list(tokens.shape)}")
+    if batch_size < 1:
+        raise PrunelibError(f"batch_size must be at least 1, not {batch_size}")
+    if attention_mask is None:
+        parts = [part.to(lm.device) for part in tokens.split(batch_size)]
+        return [({"input_ids": part}, torch.ones_like(part, dtype=torch.bool)) for part in parts]
+    if attention_mask.shape != tokens.shape:
+        raise PrunelibError(f"attention_mask must be {list(tokens.shape)}, not {list(attention_mask.shape)}")
+    if not attention_mask.bool().any(1).all():
+        raise PrunelibError("a calibration sequence is empty: it has no token that is not padding")
+    found = []
+    for ids, mask in zip(tokens.split(batch_size), attention_mask.split(batch_size), strict=True):
+        mask = mask.to(lm.device)
+        # A bare forward would number the pads too.
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        arguments = {"input_ids": ids.to(lm.device), "attention_mask": mask, "position_ids": positions}
+        found.append((arguments, mask.bool()))
+    return found
+
+
+def _check_finite(totals) -> None:
+    if not totals.isfinite().all():
+        raise PrunelibError("calibration gave NaN or Inf in the residual stream: the activations overflow")
 
 
 def _float64(value):

@@ -60,7 +60,7 @@ class Pattern:
 
     @property
     def spec(self) -> str:
-        return f"{self.n}:{self.m}" if self.m else f"{self.fraction:g}"
+        return f"{self.n}:{self.m}" if self.m else f"{self.fraction:.12g}"
 
     @property
     def label(self) -> str:
@@ -114,6 +114,10 @@ def removal_mask(scores: "Tensor", pattern: Pattern, per_row: bool) -> "Tensor":
     if per_row:
         return smallest(scores, pattern.removed(width))
     return smallest(scores.reshape(1, -1), pattern.removed(scores.numel())).view(rows, width)
+
+
+_LAZY = 32
+"""Columns whose updates of later columns are made together: the same sums, in faster pieces."""
 
 
 @dataclass(frozen=True)
@@ -200,27 +204,32 @@ class SparseGPT(_Sparsifier):
         # Columns as rows: each step reads and writes one contiguous run of memory.
         w = weight.to(exact).T.clone(memory_format=torch.contiguous_format)  # never the model's own storage
         w[dead.to(w.device)] = 0  # inputs that are always zero: whatever multiplies them is free
-        step = self.block_size if not pattern.m else max(1, self.block_size // pattern.m) * pattern.m
-        removed = 0
-        for start in range(0, width, step):
-            end = min(start + step, width)
-            block, u = w[start:end], factor[start:end, start:end].contiguous()
-            scale = u.diagonal().reciprocal()
-            errors = torch.empty_like(block)
-            mask = torch.zeros_like(block, dtype=torch.bool)
-            if not pattern.m:
+        step = max(1, _LAZY // pattern.m) * pattern.m if pattern.m else min(_LAZY, self.block_size)
+        mask = torch.zeros_like(w, dtype=torch.bool)
+        scale = factor.diagonal().reciprocal()
+        removed = start = 0
+        while start < width:
+            if not pattern.m and start % self.block_size == 0:
                 # Rounded over the matrix, not by block: the total is exact.
-                count = pattern.removed(rows * end) - removed
+                some = slice(start, min(start + self.block_size, width))
+                count = pattern.removed(rows * some.stop) - removed
                 removed += count
-                scores = (block * scale[:, None]).square()
-                mask = smallest(scores.T.reshape(1, -1), count).view(rows, -1).T.contiguous()
-            for j in range(end - start):
+                scores = (w[some] * scale[some, None]).square()
+                mask[some] = smallest(scores.T.reshape(1, -1), count).view(rows, -1).T
+            end = min(start + step, width)
+            if not pattern.m:
+                end = min(end, start - start % self.block_size + self.block_size)
+            block, u = w[start:end], factor[start:end, start:end].contiguous()
+            errors = torch.empty_like(block)
+            for i in range(end - start):
+                j = start + i
                 if pattern.m and j % pattern.m == 0:
-                    some = slice(j, j + pattern.m)
-                    scores = (block[some] * scale[some, None]).square()
-                    mask[some] = smallest(scores.T, pattern.m - pattern.n).T
-                torch.mul(block[j], mask[j], out=errors[j]).mul_(scale[j])
-                block[j:].addr_(u[j, j:], errors[j], alpha=-1)
-            block.masked_fill_(mask, 0)
+                    some = slice(i, i + pattern.m)
+                    scores = (block[some] * scale[j : j + pattern.m, None]).square()
+                    mask[j : j + pattern.m] = smallest(scores.T, pattern.m - pattern.n).T
+                torch.mul(block[i], mask[j], out=errors[i]).mul_(scale[j])
+                block[i:].addr_(u[i, i:], errors[i], alpha=-1)
+            block.masked_fill_(mask[start:end], 0)
             w[end:].addmm_(factor[start:end, end:].T, errors, alpha=-1)
+            start = end
         return w.T.to(weight.dtype).contiguous()

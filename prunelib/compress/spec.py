@@ -79,5 +79,7 @@ def _quantizer(name: str, rest: str):
         else:
             known = ("g64", "sym", "act") if name == "gptq" else ("g64", "sym")
             raise PrunelibError(f"unknown option '{option}' of {name}{nearest(option, known)}; use {', '.join(known)}")
+    if len(options) != len({option[:1] for option in options}):
+        raise PrunelibError(f"an option is given twice in '{name}:{rest}'")
     grid = Grid(int(bits), group, symmetric)
     return GPTQ(grid, act) if name == "gptq" else _QUANTIZED[name](grid)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from prunelib import paths, store
@@ -35,8 +36,8 @@ class Profile:
 
 PROFILES = {
     "smoke": Profile(4, 8, 2, 2, 64, 1, 2, 6),
-    "quick": Profile(32, 32, 8, 16, 64, 4, 2, 24),
-    "full": Profile(40, 128, 32, 128, 256, 16, 5, 84),
+    "quick": Profile(32, 32, 8, 16, 64, 4, 2, 16),
+    "full": Profile(40, 128, 32, 128, 256, 16, 5, 32),
 }
 
 
@@ -69,6 +70,33 @@ class Chapter:
             "seed": self.seed,
             **extra,
         }
+
+    def calibration(self, seed: int | None = None):
+        """Calibration token ids [n, length], sampled from the dense model; kept as a table of the run.
+
+        ``seed`` is the run's own unless given. Sampling is slow, and every method
+        of a run should see the same text.
+        """
+        seed = self.seed if seed is None else seed
+        settings = self.settings
+        n, length = settings.calibration, settings.calibration_tokens
+
+        def compute() -> pd.DataFrame:
+            from prunelib import text
+
+            ids = text.calibration(self.lm, "self", n, length, seed).ids
+            columns = {"sequence": np.repeat(np.arange(n), length), "position": np.tile(np.arange(length), n)}
+            return pd.DataFrame(columns | {"token": ids.flatten().numpy()})
+
+        import torch
+
+        table = self.table(f"calibration_seed{seed}", {"calibration": self.calibration_key, "of_seed": seed}, compute)
+        return torch.from_numpy(table["token"].to_numpy().copy()).view(n, length)
+
+    @property
+    def calibration_key(self) -> list:
+        """What the calibration tokens depend on besides model and seed."""
+        return ["self", self.settings.calibration, self.settings.calibration_tokens]
 
     def table(self, name: str, key: dict, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         """A table of this run: read back if ``key`` is unchanged, else computed and saved."""

@@ -152,21 +152,16 @@ def drop_order(ch: Chapter) -> pd.DataFrame:
     Columns ``layer, kind, cosine`` (similarity of the residual stream before
     and after, mean over calibration tokens) and ``rank`` (0 is dropped first).
     """
-    settings = ch.settings
 
     def compute() -> pd.DataFrame:
-        from prunelib import text
         from prunelib.compress.importance import importance
 
-        n, length = settings.calibration, settings.calibration_tokens
-        tokens = text.calibration(ch.lm, "self", n=n, length=length, seed=ch.seed)
-        scores = importance(ch.lm, tokens.ids)
+        scores = importance(ch.lm, ch.calibration())
         order = scores.sort_values(["kind", "cosine", "layer"], ascending=[True, False, True])
         order["rank"] = order.groupby("kind").cumcount()
         return order.sort_values(["kind", "layer"], ignore_index=True)
 
-    key = {"calibration": ["self", settings.calibration, settings.calibration_tokens]}
-    return ch.table("drop_order", key, compute)
+    return ch.table("drop_order", {"calibration": ch.calibration_key}, compute)
 
 
 # ---------------------------------------------------------------- what the figures draw

@@ -22,9 +22,9 @@ FAMILIES = {
         ("magnitude:0.5", "magnitude:2:4"),
         ("wanda:0.5", "wanda:2:4"),
         ("sparsegpt:0.5", "sparsegpt:2:4"),
-        ("rtn:4:g64", "rtn:3:g64"),
-        ("gptq:4:g64", "gptq:3:g64"),
-        ("awq:4:g64", "awq:3:g64"),
+        ("rtn:4:g64",),
+        ("gptq:4:g64",),
+        ("awq:4:g64",),
     ),
     "full": (
         *(
@@ -88,20 +88,8 @@ def measure(ch: Chapter, specs: str = "") -> dict[str, pd.DataFrame]:
     """
     walks = plan_walks(ch, specs)
     settings = ch.settings
-    key = {"walks": [[w.specs, w.seed] for w in walks], "calibration": _calibration_key(ch), "texts": settings.texts}
+    key = {"walks": [[w.specs, w.seed] for w in walks], "calibration": ch.calibration_key, "texts": settings.texts}
     return ch.tables(TABLES, key, walks, lambda item: _measure(ch, item))
-
-
-def _calibration_key(ch: Chapter) -> list:
-    return ["self", ch.settings.calibration, ch.settings.calibration_tokens]
-
-
-def calibration(ch: Chapter, seed: int):
-    """Calibration tokens [n, length], sampled from the dense model; later seeds give other text."""
-    from prunelib import text
-
-    settings = ch.settings
-    return text.calibration(ch.lm, "self", settings.calibration, settings.calibration_tokens, seed).ids
 
 
 def held_out(ch: Chapter) -> list[tuple[str, list[int]]]:
@@ -136,7 +124,7 @@ def _weights(ch: Chapter, item: Walk) -> dict:
     from prunelib.compress.apply import output_errors, variant
     from prunelib.compress.calibrate import walk
 
-    lm, tokens = ch.lm, calibration(ch, item.seed)
+    lm, tokens = ch.lm, ch.calibration(item.seed)
     methods = {one: specs.parse(one) for one in item.specs}
     new: dict[str, dict] = {one: {} for one in methods}
     errors, streams = [], []
@@ -174,7 +162,7 @@ def _drops(ch: Chapter, item: Walk) -> dict:
     from prunelib.compress import spec as specs
     from prunelib.compress.apply import variant
 
-    lm, tokens = ch.lm, calibration(ch, item.seed)
+    lm, tokens = ch.lm, ch.calibration(item.seed)
     streams, variants = [], [variant(lm, specs.parse("dense"), {})]
     for one in item.specs[1:]:
         plan = drop.from_spec(one, drop_order(ch))
@@ -217,7 +205,7 @@ def _file(ch: Chapter, spec: str, seed: int):
 
 
 def _key(ch: Chapter, spec: str, seed: int) -> dict:
-    return ch.key(spec=spec, calibration=_calibration_key(ch), calibration_seed=seed)
+    return ch.key(spec=spec, calibration=ch.calibration_key, calibration_seed=seed)
 
 
 def _save(ch: Chapter, made, seed: int) -> None:
@@ -261,7 +249,7 @@ def compressed(ch: Chapter, spec: str, seed: int | None = None):
     saved = _saved(ch, spec, seed)
     if saved is not None:
         return apply.variant(ch.lm, method, dict(saved))
-    made = apply.compress(ch.lm, [spec], calibration(ch, seed))[spec]
+    made = apply.compress(ch.lm, [spec], ch.calibration(seed))[spec]
     if made.weights:
         _save(ch, made, seed)
     return made
@@ -336,7 +324,7 @@ def stability(ch: Chapter, tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     nll = tables["method_nll"]
     seeds = nll.groupby("spec")["seed"].nunique()
     repeated = [spec for spec in seeds.index if seeds[spec] > 1]
-    key = {"specs": repeated, "seeds": ch.settings.seeds, "calibration": _calibration_key(ch)}
+    key = {"specs": repeated, "seeds": ch.settings.seeds, "calibration": ch.calibration_key}
     masks = ch.table("method_masks", key, lambda: _overlaps(ch, repeated))
     sums = nll.groupby(["spec", "label", "seed"])[["nll", "tokens"]].sum()
     perplexity = np.exp(sums["nll"] / sums["tokens"]).groupby(["spec", "label"]).agg(["min", "max"]).reset_index()

@@ -8,6 +8,7 @@ from prunelib import hooks
 from prunelib.compress.drop import Site, from_spec
 from prunelib.compress.importance import DropSpec, angular_distances, importance
 from prunelib.errors import PrunelibError
+from prunelib.lm import LM
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ def test_block_influence_is_one_minus_the_block_cosine(tiny, tokens):
         ("angular:2:iter", "no iterative form"),
         ("atn:2", "did you mean 'attn'"),
         ("attn:two", "written as drop:attn:8"),
-        ("attn:2:iterate", "written as drop:attn:8"),
+        ("attn:2:iterate", "unknown option 'iterate' of drop .did you mean 'iter'"),
     ],
 )
 def test_bad_drops(tiny, tokens, spec, problem):
@@ -103,3 +104,77 @@ def test_bad_drops(tiny, tokens, spec, problem):
 def test_nothing_to_drop_is_the_dense_model(tiny, tokens):
     for spec in ("attn:0", "attn:0:iter", "angular:0"):
         assert DropSpec.parse(spec).plan(tiny("llama"), tokens).sites == ()
+
+
+def padded_rows(tokens, side):
+    """Two of the rows, the second cut to 5 tokens, padded with a token that would matter."""
+    ids, mask = tokens[:2].clone(), torch.ones_like(tokens[:2])
+    gone, kept = (slice(4), slice(4, 9)) if side == "left" else (slice(5, 9), slice(5))
+    ids[1, gone], ids[1, kept], mask[1, gone] = 50, tokens[1, :5], 0
+    return ids, mask
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_is_never_counted(lm, tokens, side):
+    ids, mask = padded_rows(tokens, side)
+    whole, cut = importance(lm, tokens[:1]), importance(lm, tokens[1:2, :5])
+    expected = (9 * whole["cosine"] + 5 * cut["cosine"]) / 14
+    for batch_size in (1, 2):
+        found = importance(lm, ids, batch_size, attention_mask=mask)["cosine"]
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        table = angular_distances(lm, ids, 2, batch_size, mask)["distance"]
+        alone = [angular_distances(lm, rows, 2)["distance"] for rows in (tokens[:1], tokens[1:2, :5])]
+        np.testing.assert_allclose(table, sum(alone) / 2, rtol=1e-4, atol=1e-6)
+    for spec in ("attn:2", "attn:2:iter", "angular:2"):
+        assert DropSpec.parse(spec).plan(lm, ids, attention_mask=mask).spec == f"drop:{spec}"
+
+
+def test_angular_table(lm, tokens):
+    """Every start has its row; whatever the batch, the numbers are the same."""
+    for count in (1, lm.n_layers):
+        table = angular_distances(lm, tokens, count)
+        assert list(table.columns) == ["first", "count", "distance"] and set(table["count"]) == {count}
+        assert list(table["first"]) == list(range(lm.n_layers - count + 1)) and table["distance"].between(0, 1).all()
+        other = angular_distances(lm, tokens, count, batch_size=2)
+        np.testing.assert_allclose(other["distance"], table["distance"], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "sites"), [("attn", 4), ("mlp", 4), ("block", 4), ("joint", 8)])
+def test_the_last_candidate_is_not_measured(tiny, tokens, kind, sites, monkeypatch):
+    lm, passes = tiny("llama"), []
+    forward = type(lm.model.model).forward
+    monkeypatch.setattr(type(lm.model.model), "forward", lambda *a, **k: passes.append(1) or forward(*a, **k))
+    plan = DropSpec(kind, sites, iterative=True).plan(lm, tokens)
+    assert len(passes) == sites - 1 and len(set(plan.sites)) == sites and len(plan.scores) == sites
+    passes.clear()
+    one = DropSpec(kind, 1, iterative=True).plan(lm, tokens)
+    assert len(passes) == 1 and one.sites == DropSpec(kind, 1).plan(lm, tokens).sites == plan.sites[:1]
+
+
+def test_a_dropped_site_turns_nothing(lm, tokens):
+    scores = importance(lm, tokens, without=[Site("attn", 1), Site("mlp", 2)]).set_index(["kind", "layer"])["cosine"]
+    assert scores["attn", 1] == pytest.approx(1) and scores["mlp", 2] == pytest.approx(1)
+    assert scores["mlp", 1] < 1 - 1e-6 and scores["attn", 2] < 1 - 1e-6
+
+
+def test_bad_calibration(make_model, tokens):
+    lm = LM.from_model(make_model("llama"))
+    mask = torch.ones_like(tokens)
+    mask[2] = 0
+    for call in (
+        lambda **more: importance(lm, tokens, **more),
+        lambda **more: angular_distances(lm, tokens, 1, **more),
+        lambda **more: DropSpec("attn", 2).plan(lm, tokens, **more),
+    ):
+        with pytest.raises(PrunelibError, match="batch_size"):
+            call(batch_size=0)
+        with pytest.raises(PrunelibError, match=r"attention_mask must be \[5, 9\]"):
+            call(attention_mask=mask[:2])
+        with pytest.raises(PrunelibError, match="a calibration sequence is empty"):
+            call(attention_mask=mask)
+    with pytest.raises(PrunelibError, match="token ids"):
+        angular_distances(lm, tokens[0], 1)
+    lm.layers[1].mlp.down_proj.weight.fill_(float("inf"))
+    for spec in ("mlp:1", "angular:2", "joint:2:iter"):
+        with pytest.raises(PrunelibError, match="NaN or Inf in the residual stream"):
+            DropSpec.parse(spec).plan(lm, tokens)

@@ -25,6 +25,7 @@ LABELS = {
     "drop:block:8": "Drop-8B",
     "drop:joint:8": "Drop-8AM",
     "drop:attn:8:iter": "Drop-8A iter",
+    "drop:joint:8:iter": "Drop-8AM iter",
     "drop:angular:8": "Drop-8B angular",
     "sites:attn:3,mlp:7": "Drop attn:3, mlp:7",
 }
@@ -60,6 +61,18 @@ def test_other_spellings_have_one_canonical_form(spec, canonical):
         ("rtn:4:g0", "a group must hold at least 1"),
         ("rtn:4:64", "unknown option '64' of rtn"),
         ("awq:4:act", "unknown option 'act' of awq"),
+        ("rtn:4:g32:g64", "an option is given twice in 'rtn:4:g32:g64'"),
+        ("gptq:4:sym:sym", "an option is given twice"),
+        ("gptq:4:atc", "did you mean 'act'"),
+        ("sparsgpt:2:4", "did you mean 'sparsegpt'"),
+        ("wanda:-0.1", "sparsity must be at least 0"),
+        ("wanda:nan", "sparsity must be at least 0"),
+        ("wanda:half", "written as 0.5 or 2:4"),
+        ("wanda:2:4:8", "written as 0.5 or 2:4"),
+        ("drop:attn:8:itre", "did you mean 'iter'"),
+        ("drop:attn:-1", "written as drop:attn:8"),
+        ("drop:angular:8:iter", "no iterative form"),
+        ("sites:attn:3,attn:3", "dropped twice"),
         ("drop:atn:8", "did you mean 'attn'"),
         ("drop:attn", "written as drop:attn:8"),
         ("sites:", "attn, mlp or block"),
@@ -67,8 +80,9 @@ def test_other_spellings_have_one_canonical_form(spec, canonical):
     ],
 )
 def test_refusals_say_what_would_be_right(spec, problem):
-    with pytest.raises(PrunelibError, match=problem):
+    with pytest.raises(PrunelibError, match=problem) as caught:
         parse(spec)
+    assert "\n" not in str(caught.value)
 
 
 def test_parsing_needs_no_torch():

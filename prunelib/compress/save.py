@@ -1,0 +1,219 @@
+"""Checkpoints of compressed models that plain ``transformers`` loads.
+
+A saved folder holds config, safetensors, tokenizer and ``prunelib.json``: what
+was done to which model, on which tokens. The weights are ordinary floats.
+Where sublayers are dropped, their output projections are zero, so that any
+loader gives the logits of the dropped model; ``config.json`` lists them under
+``prunelib_drop``, and :func:`prunelib.load` then does not compute them at all.
+"""
+
+import copy
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prunelib import cachefiles, hooks
+from prunelib.checkpoint import one_line, quiet
+from prunelib.compress.drop import DropPlan, Site
+from prunelib.compress.spec import parse
+from prunelib.errors import PrunelibError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from prunelib.compress.apply import Compressed
+    from prunelib.text import Tokens
+
+SCHEMA = 1
+CALIBRATION = "prunelib-calibration.json"
+"""File with the calibration token ids, beside the manifest."""
+
+
+def check_target(folder: str | Path) -> Path:
+    """The absolute path of a folder that can be made: absent, or empty.
+
+    Raises PrunelibError for anything else, before any work is done.
+    """
+    path = Path(folder).expanduser().resolve()
+    if path.is_dir() and next(path.iterdir(), None) is not None:
+        raise PrunelibError(f"{folder} exists and is not empty: choose another folder")
+    above = next(p for p in (path, *path.parents) if p.exists())
+    if not above.is_dir():
+        raise PrunelibError(f"cannot write {folder}: {above} is a file")
+    if not os.access(above, os.W_OK):
+        raise PrunelibError(f"cannot write {folder}: {above} is read-only")
+    return path
+
+
+def save(
+    lm,
+    made: "Compressed",
+    folder: str | Path,
+    calibration: "Tokens | None" = None,
+    seed: int | None = None,
+    about: dict | None = None,
+) -> dict:
+    """Write ``lm``, compressed as ``made``, to ``folder``; returns the manifest.
+
+    ``lm`` is the dense model and is left as it is. ``calibration`` are the tokens
+    that ``made`` was found with, drawn with ``seed``; ``about`` is added to the
+    manifest as it is (code, package versions). The folder appears by one rename,
+    complete. Raises PrunelibError for a folder that holds something, a result that
+    changes nothing, a model that already has dropped sublayers, a full disk.
+    """
+    from prunelib.lm import fingerprint
+
+    final = check_target(folder)
+    sites = made.plan.sites if made.plan else ()
+    refuse_dropped(lm)
+    rows = _rows(lm, made)
+    if not sites and not any(row["relative_change"] for row in rows):
+        raise PrunelibError(f"{made.spec} leaves every weight of {lm.name} as it is: there is nothing to save")
+    manifest = {
+        "schema": SCHEMA,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "spec": made.spec,
+        "label": made.label,
+        "settings": asdict(parse(made.spec)) if made.weights else {},
+        "source": lm.describe(),
+        "bits_per_weight": made.bits_per_weight,
+        "zero_mask_sha256": _mask_hash(lm, made) if made.weights else None,
+        "drop": [str(site) for site in sites],
+        "drop_scores": dict(made.plan.scores or {}) if made.plan else {},
+        "calibration": _about_tokens(calibration, seed) if calibration else None,
+        "weights": rows,
+    } | (about or {})
+    part = final.with_name(f".{final.name}.{os.getpid()}.part")
+    try:
+        with one_line(f"cannot write {folder}"), quiet(), _compressed(lm, made, sites):
+            shutil.rmtree(part, ignore_errors=True)  # left by a killed process of the same number
+            part.mkdir(parents=True)
+            manifest["fingerprints"] = {
+                "dense": lm.fingerprint,
+                "compressed": fingerprint(lm.model),
+                "of": f"configuration and weights as prunelib.load(..., dtype='{lm.describe()['dtype']}') "
+                "has them; prunelib_drop is part of the configuration",
+            }
+            lm.model.save_pretrained(part)
+            if lm.tokenizer is not None:
+                lm.tokenizer.save_pretrained(part)
+            if calibration:
+                (part / CALIBRATION).write_text(json.dumps(calibration.ids.tolist()) + "\n")
+            cachefiles.write_marker(part, manifest)
+            if final.is_dir():
+                final.rmdir()  # fails if somebody filled it meanwhile
+            os.replace(part, final)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return manifest
+
+
+def stay_dropped(lm) -> None:
+    """Drop for good what the checkpoint of ``lm`` lists under ``prunelib_drop``.
+
+    Raises PrunelibError for a list that the model cannot have, and for a listed
+    sublayer whose output projection is not zero: leaving it out would change
+    the model.
+    """
+    listed = lm.config.prunelib_drop
+    if not isinstance(listed, list):
+        raise PrunelibError(f"the prunelib_drop of {lm.name} is not a list of sites such as ['attn:3']: {listed!r}")
+    plan = DropPlan.of(",".join(map(str, listed)))
+    with ExitStack() as stack:
+        stack.enter_context(hooks.dropped(lm, plan))
+        for site in plan.sites:
+            if any(parameter.any() for parameter in _projection(lm, site)):
+                raise PrunelibError(
+                    f"{lm.name} lists {site} as dropped, but its output projection is not zero: "
+                    "if it was trained on, take prunelib_drop out of its config.json"
+                )
+        # The stubs stay as long as the context is held, and that as long as the model's wrapper lives.
+        lm.kept = stack.pop_all()
+
+
+def refuse_dropped(lm) -> None:
+    """Raises PrunelibError for a checkpoint that already has dropped sublayers."""
+    listed = getattr(lm.config, "prunelib_drop", None)
+    if listed:
+        raise PrunelibError(
+            f"{lm.name} already has dropped sublayers ({', '.join(listed)}): "
+            "start from the dense model, or compress its weights first and drop last"
+        )
+
+
+@contextmanager
+def _compressed(lm, made: "Compressed", sites: tuple[Site, ...]) -> Iterator[None]:
+    """``lm.model`` with the weights and the configuration that are to be saved."""
+    from prunelib.compress.weights import replaced
+
+    with hooks.dropped(lm, sites):  # refuses sites that the model does not have
+        pass
+    # Saving writes into the configuration: it gets one of its own.
+    config = lm.model.config
+    lm.model.config = copy.deepcopy(config)
+    if sites:
+        lm.model.config.prunelib_drop = [str(site) for site in sites]
+    silent = [parameter for site in sites for parameter in _projection(lm, site)]
+    try:
+        with replaced(lm, made.weights), hooks.replaced((p, p.new_zeros(p.shape)) for p in silent):
+            yield
+    finally:
+        lm.model.config = config
+
+
+def _projection(lm, site: Site) -> Iterator["nn.Parameter"]:
+    """Weight and bias through which a sublayer (both, of a block) writes to the stream.
+
+    What follows them, a post-norm or a multiplier, maps zero to zero in every
+    family (the tests compare the logits of each).
+    """
+    for path in (lm.arch.attn_proj, lm.arch.mlp_proj):
+        if site.kind == "block" or path == getattr(lm.arch, f"{site.kind}_proj"):
+            yield from lm.layers[site.layer].get_submodule(path).parameters()
+
+
+def _rows(lm, made: "Compressed") -> list[dict]:
+    """What happened to each matrix: ``relative_change`` = ‖W′ − W‖_F / ‖W‖_F."""
+    from prunelib.compress.weights import all_weights
+
+    rows = []
+    for weight in all_weights(lm) if made.weights else ():
+        # In float64, on the CPU: not every device has it.
+        new, dense = made.weights[weight.name].cpu(), weight.get().cpu().double()
+        change = (new.double() - dense).norm() / dense.norm().clamp(min=1e-300)
+        row = {"name": weight.name, "shape": list(weight.shape), "zeros": int((new == 0).sum())}
+        rows.append(row | {"relative_change": change.item()})
+    return rows
+
+
+def _mask_hash(lm, made: "Compressed") -> str:
+    """SHA-256 over the places of the zeros: for each matrix [d_out, d_in] in the order of the
+    model, its name, a newline, and one bit a weight, row by row, the first in the highest bit."""
+    import numpy as np
+
+    from prunelib.compress.weights import all_weights
+
+    digest = hashlib.sha256()
+    for weight in all_weights(lm):
+        zeros = (made.weights[weight.name] == 0).cpu().contiguous().numpy()
+        digest.update(f"{weight.name}\n".encode() + np.packbits(zeros).tobytes())
+    return digest.hexdigest()
+
+
+def _about_tokens(tokens: "Tokens", seed: int | None) -> dict:
+    sequences, length = tokens.ids.shape
+    return {
+        "source": tokens.source,
+        "seed": seed,
+        "sequences": sequences,
+        "length": length,
+        "ids_sha256": tokens.ids_hash,
+        "ids": CALIBRATION,
+    }
