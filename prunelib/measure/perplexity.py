@@ -8,7 +8,9 @@ import torch
 from prunelib.errors import PrunelibError
 from prunelib.lm import pad
 
-_MAX_LOGITS = 2**27  # of one batch, in elements: 512 MiB in float32
+# Logits of one batch, in elements. Up to 32 MiB the C library keeps memory for the next batch; beyond,
+# the system clears new pages every time, which takes a CPU as long as the model itself.
+_MAX_LOGITS = {"cpu": 2**23, "cuda": 2**28}
 
 
 def text_nll(lm, sequences: Sequence[list[int]]) -> pd.DataFrame:
@@ -24,11 +26,12 @@ def text_nll(lm, sequences: Sequence[list[int]]) -> pd.DataFrame:
     if short:
         raise PrunelibError(f"text {short[0]} has fewer than two tokens: nothing to predict")
     # Similar lengths together: little padding.
+    limit = _MAX_LOGITS.get(lm.device.type, 2**26)
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
     result = [(0.0, 0)] * len(sequences)
     while order:
         width = len(sequences[order[-1]])
-        size = max(1, min(16, _MAX_LOGITS // (width * lm.vocab_size)))
+        size = max(1, min(16, limit // (width * lm.vocab_size)))
         rows, order = order[-size:], order[:-size]
         batch = pad([sequences[i] for i in rows], lm.pad_id, "right", lm.device)
         with torch.no_grad():
