@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prunelib import hooks
 from prunelib.compress import spec as specs_of
-from prunelib.compress.calibrate import Input, walk
+from prunelib.compress.calibrate import Input, output_energy, walk
 from prunelib.compress.drop import DropPlan
 from prunelib.compress.weights import all_weights, replaced
 from prunelib.errors import PrunelibError
@@ -132,13 +132,8 @@ def output_errors(new: dict[str, Tensor], inputs: Iterable[Input]) -> pd.DataFra
     for entry in inputs:
         gram = entry.stats.gram
         for weight in entry.members:
-            dense, changed = weight.get().to(gram.dtype), new[weight.name].to(gram)
-            whole, moved = _energy(dense, gram), _energy(changed - dense, gram)
+            changed = new[weight.name].to(gram)
+            whole, moved = entry.energies[weight.name], output_energy(changed - weight.get().to(gram.dtype), gram)
             error = (moved / whole) ** 0.5 if whole else float("nan")
             table.append((weight.layer, weight.path, changed.numel(), int((changed == 0).sum()), error))
     return pd.DataFrame(table, columns=["layer", "weight", "numel", "zeros", "relative_error"])
-
-
-def _energy(weight: Tensor, gram: Tensor) -> float:
-    """‖XWᵀ‖²_F = tr(W G Wᵀ)."""
-    return (weight @ gram).mul_(weight).sum().clamp(min=0).item()

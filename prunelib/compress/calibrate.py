@@ -12,6 +12,7 @@ input), one block's intermediate values for a batch, and the new weights.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -76,6 +77,12 @@ class InputStats:
         return self._factors[damping]
 
 
+def output_energy(weight: Tensor, gram: Tensor) -> float:
+    """‖XWᵀ‖²_F = tr(W G Wᵀ) of a matrix [d_out, d_in] and its inputs' Gram matrix."""
+    weight = weight.to(gram.dtype)
+    return (weight @ gram).mul_(weight).sum().clamp(min=0).item()
+
+
 @dataclass(eq=False)
 class Input:
     """One tensor that a block's weights read: who reads it, and its statistics."""
@@ -84,6 +91,11 @@ class Input:
     stats: InputStats
     absorbed_by: str | None
     """Module that can take over a scale of each channel (a norm, an up-projection), or None."""
+
+    @cached_property
+    def energies(self) -> dict[str, float]:
+        """‖XWᵀ‖²_F of each reader's dense output, by name."""
+        return {w.name: output_energy(w.get(), self.stats.gram) for w in self.members}
 
 
 @dataclass(eq=False)

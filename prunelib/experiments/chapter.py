@@ -36,8 +36,8 @@ class Profile:
 
 PROFILES = {
     "smoke": Profile(4, 8, 2, 2, 64, 1, 2, 6),
-    "quick": Profile(32, 32, 8, 16, 64, 4, 2, 16),
-    "full": Profile(40, 128, 32, 128, 256, 16, 5, 32),
+    "quick": Profile(32, 32, 8, 16, 64, 4, 2, 12),
+    "full": Profile(40, 128, 32, 128, 256, 16, 5, 88),
 }
 
 

@@ -11,20 +11,19 @@ import numpy as np
 import pandas as pd
 
 from prunelib import store
+from prunelib.compress import parse
 from prunelib.errors import PrunelibError
 from prunelib.experiments.chapter import Chapter
 from prunelib.experiments.layerwise import drop_order
 from prunelib.measure.stats import bootstrap
 
 FAMILIES = {
-    "smoke": (("magnitude:0.5",), ("wanda:0.5",), ("sparsegpt:0.5",), ("rtn:4:g64", "gptq:4:g64", "awq:4:g64")),
+    "smoke": (("magnitude:0.5", "rtn:4:g64"), ("wanda:0.5", "sparsegpt:0.5"), ("gptq:4:g64", "awq:4:g64")),
     "quick": (
-        ("magnitude:0.5", "magnitude:2:4"),
+        ("magnitude:0.5", "rtn:4:g64"),
         ("wanda:0.5", "wanda:2:4"),
-        ("sparsegpt:0.5", "sparsegpt:2:4"),
-        ("rtn:4:g64",),
-        ("gptq:4:g64",),
-        ("awq:4:g64",),
+        ("sparsegpt:0.5",),
+        ("gptq:4:g64", "awq:4:g64"),
     ),
     "full": (
         *(
@@ -67,10 +66,14 @@ def drop_specs(ch: Chapter) -> tuple[str, ...]:
 def plan_walks(ch: Chapter, specs: str = "") -> list[Walk]:
     """What has to be computed: the profile's families, or a user's comma-separated specs."""
     profile = ch.run.part["profile"]
-    families = [(s.strip(),) for s in specs.split(",") if s.strip()] if specs else list(FAMILIES[profile])
+    drops, families = drop_specs(ch), list(FAMILIES[profile])
+    if specs:
+        named = [parse(one).spec for one in specs.split(",") if one.strip() and one.strip() != "dense"]
+        drops = tuple(one for one in named if kind_of(one) == "drop")
+        families = [(one,) for one in named if kind_of(one) != "drop"]
     seeded = tuple(s for s in SEEDED[profile] if any(s in family for family in families))
-    walks = [Walk(("dense", *drop_specs(ch)), ch.seed)] if not specs else [Walk(("dense",), ch.seed)]
-    walks += [Walk(tuple(family), ch.seed) for family in families]
+    walks = [Walk(("dense", *drops), ch.seed)]
+    walks += [Walk(family, ch.seed) for family in families]
     if seeded:
         walks += [Walk(seeded, ch.seed + i) for i in range(1, ch.settings.seeds)]
     return walks
@@ -120,17 +123,19 @@ def _measure(ch: Chapter, item: Walk) -> dict[str, pd.DataFrame]:
 
 def _weights(ch: Chapter, item: Walk) -> dict:
     """One walk of several specs beside the dense model."""
-    from prunelib.compress import spec as specs
     from prunelib.compress.apply import output_errors, variant
     from prunelib.compress.calibrate import walk
 
     lm, tokens = ch.lm, ch.calibration(item.seed)
-    methods = {one: specs.parse(one) for one in item.specs}
+    methods = {one: parse(one) for one in item.specs}
     new: dict[str, dict] = {one: {} for one in methods}
     errors, streams = [], []
-    for step in walk(lm, methods, tokens, dense=True):
+    own = item.seed == ch.seed
+    for step in walk(lm, methods, tokens, dense=own):
         for one, made in step.new.items():
             new[one] |= made
+            if not own:  # other seeds: only what they do to masks and perplexity
+                continue
             about = {"spec": one, "label": methods[one].label, "seed": item.seed}
             errors.append(output_errors(made, step.inputs).assign(**about))
             pairs = [(a.states, b.states) for a, b in zip(step.states["dense"], step.states[one], strict=True)]
@@ -141,8 +146,8 @@ def _weights(ch: Chapter, item: Walk) -> dict:
         if methods[made.spec].needs:
             _save(ch, made, item.seed)
     return {
-        "method_weights": pd.concat(errors, ignore_index=True)[list(_WEIGHT_COLUMNS)],
-        "method_stream": pd.concat(streams, ignore_index=True)[list(_STREAM_COLUMNS)],
+        "method_weights": _joined(errors, _WEIGHT_COLUMNS),
+        "method_stream": _joined(streams, _STREAM_COLUMNS),
         "variants": variants,
     }
 
@@ -158,25 +163,25 @@ def _turned(pairs, layer: int) -> pd.DataFrame:
 
 def _drops(ch: Chapter, item: Walk) -> dict:
     """The dense model and its drop plans; they change no weight."""
-    from prunelib.compress import drop
-    from prunelib.compress import spec as specs
     from prunelib.compress.apply import variant
 
     lm, tokens = ch.lm, ch.calibration(item.seed)
-    streams, variants = [], [variant(lm, specs.parse("dense"), {})]
+    streams, variants = [], [variant(lm, parse("dense"), {})]
     for one in item.specs[1:]:
-        plan = drop.from_spec(one, drop_order(ch))
-        made = variant(lm, plan, {}, plan)
+        made = compressed(ch, one, item.seed)
         variants.append(made)
         for layer, pairs in _both_streams(lm, made, tokens).items():
-            about = {"spec": one, "label": plan.label, "seed": item.seed}
+            about = {"spec": one, "label": made.label, "seed": item.seed}
             streams.append(_turned(pairs, layer).assign(**about))
-    turned = pd.concat(streams, ignore_index=True)[list(_STREAM_COLUMNS)] if streams else _empty(_STREAM_COLUMNS)
-    return {"method_weights": _empty(_WEIGHT_COLUMNS), "method_stream": turned, "variants": variants}
+    turned = _joined(streams, _STREAM_COLUMNS)
+    return {"method_weights": _joined([], _WEIGHT_COLUMNS), "method_stream": turned, "variants": variants}
 
 
-def _empty(columns: dict[str, type]) -> pd.DataFrame:
-    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in columns.items()})
+def _joined(parts: list[pd.DataFrame], columns: dict[str, type]) -> pd.DataFrame:
+    """The parts one below the other; an empty table with the right types where there is none."""
+    if not parts:
+        return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in columns.items()})
+    return pd.concat(parts, ignore_index=True)[list(columns)]
 
 
 def _both_streams(lm, made, tokens, batch_size: int = 8) -> dict[int, list]:
@@ -200,6 +205,9 @@ def _both_streams(lm, made, tokens, batch_size: int = 8) -> dict[int, list]:
 # ---------------------------------------------------------------- weights kept in the run folder
 
 
+_MASK = "mask"
+
+
 def _file(ch: Chapter, spec: str, seed: int):
     return ch.run.folder / "weights" / f"{spec.replace(':', '-')}.seed{seed}.parquet"
 
@@ -209,10 +217,18 @@ def _key(ch: Chapter, spec: str, seed: int) -> dict:
 
 
 def _save(ch: Chapter, made, seed: int) -> None:
+    """Exact: the weights themselves, or only the mask where all others kept their dense value."""
     import torch
 
+    from prunelib.compress.weights import all_weights
+
+    dense = {weight.name: weight for weight in all_weights(ch.lm)}
     with store.ArrayFile(_file(ch, made.spec, seed), _key(ch, made.spec, seed)) as file:
         for name, weight in made.weights.items():
+            kept = weight != 0
+            if torch.equal(weight, dense[name].get().masked_fill(~kept, 0)):
+                file.add(name, weight.shape, _MASK, np.packbits(kept.cpu().numpy()).tobytes())
+                continue
             plain = weight.detach().cpu().contiguous()
             data = plain.view(-1).view(torch.uint8).numpy().tobytes()
             file.add(name, plain.shape, str(plain.dtype).removeprefix("torch."), data)
@@ -222,11 +238,21 @@ def _saved(ch: Chapter, spec: str, seed: int):
     """``(name, tensor)`` one at a time from the run folder, or None where it has no such file."""
     import torch
 
+    from prunelib.compress.weights import all_weights
+
     arrays = store.read_arrays(_file(ch, spec, seed), _key(ch, spec, seed))
     if arrays is None:
         return None
-    return ((name, torch.frombuffer(bytearray(data), dtype=getattr(torch, dtype)).view(*shape))
-            for name, shape, dtype, data in arrays)  # fmt: skip
+    dense = {weight.name: weight for weight in all_weights(ch.lm)}
+
+    def tensor(name, shape, dtype, data):
+        if dtype != _MASK:
+            return torch.frombuffer(bytearray(data), dtype=getattr(torch, dtype)).view(*shape)
+        kept = np.unpackbits(np.frombuffer(data, np.uint8), count=shape[0] * shape[1])
+        whole = dense[name].get()
+        return whole.masked_fill(torch.from_numpy(kept).bool().view(*shape).to(whole.device).logical_not(), 0)
+
+    return ((name, tensor(name, shape, dtype, data)) for name, shape, dtype, data in arrays)
 
 
 def compressed(ch: Chapter, spec: str, seed: int | None = None):
@@ -237,13 +263,12 @@ def compressed(ch: Chapter, spec: str, seed: int | None = None):
     anew, which is as fast as reading.
     """
     from prunelib.compress import apply, drop
-    from prunelib.compress import spec as specs
 
     seed = ch.seed if seed is None else seed
     if spec.startswith("drop:") and not spec.endswith(":iter") and spec.split(":")[1] in drop.KINDS:
         plan = drop.from_spec(spec, drop_order(ch))
         return apply.variant(ch.lm, plan, {}, plan)
-    method = specs.parse(spec)
+    method = parse(spec)
     if not method.needs:
         return apply.compress(ch.lm, [spec])[spec]
     saved = _saved(ch, spec, seed)

@@ -44,7 +44,7 @@ def memory(data: pd.DataFrame, style: Style) -> Drawn:
         if not len(rows):
             continue
         spread = [rows["ratio"] - rows["lo"], rows["hi"] - rows["ratio"]]
-        axis.errorbar(rows["bits"], rows["ratio"], spread, fmt=marker, color=colour, ms=8 if kind == "dense" else 5,
+        axis.errorbar(rows["bits"], rows["ratio"], spread, fmt=marker, color=colour, ms=8 if kind == "dense" else 3.5,
                       elinewidth=1, label=KINDS[kind])  # fmt: skip
     _label_points(axis, data, style)
     axis.axhline(1, color=style.muted, lw=0.8)
@@ -81,8 +81,9 @@ def _label_points(axis, data: pd.DataFrame, style: Style) -> None:
         for row in rows.sort_values("ratio").itertuples():
             height = max(np.log(row.ratio), last + gap)
             last = height
-            axis.annotate(row.label, (row.bits, row.ratio), (row.bits + 0.22, np.exp(height)), fontsize=7,
-                          color=style.foreground, va="center")  # fmt: skip
+            line = {"arrowstyle": "-", "color": style.muted, "lw": 0.5, "shrinkA": 0, "shrinkB": 3}
+            axis.annotate(row.label, (row.bits, row.ratio), (row.bits + 0.25, np.exp(height)), fontsize=7,
+                          color=style.foreground, va="center", arrowprops=line)  # fmt: skip
 
 
 @figure("fig-methods-error", "Output error by layer", "07-methods")
@@ -131,12 +132,14 @@ def stream(data: pd.DataFrame, style: Style) -> Drawn:
                 look = {"color": style.colours[i % 6], "marker": style.markers[i % 6], "ls": style.linestyles[i % 6]}
             elif setting_of(label) in ("2:4", "3 bits, g64"):
                 look |= {"alpha": 0.5, "lw": 1}
+            rows = rows[rows["mean"] > 0]  # nothing has turned before the first dropped layer
             axis.fill_between(rows["layer"], rows["lo"], rows["hi"], color=look["color"], alpha=0.12, lw=0)
             axis.plot(rows["layer"], rows["mean"], ms=2.5, label=label, **look)
         axis.set(yscale="log", xlabel="layer", title="sublayers dropped" if dropping else "weights compressed")
         axis.legend(fontsize=6.5, ncols=1 if dropping else 2, loc="lower right")
     axes[0].set_ylabel(r"$1-\cos(h)$ after the layer")
-    # Weights that round to nothing: a zero has no place on a log axis.
+    axes[0].set_xlim(-1, last + 1)
+    axes[1].set_xlim(-1, last + 1)
     positive = data.loc[data["mean"] > 0, "mean"]
     axes[0].set_ylim(max(1e-6, positive.min() / 3) if len(positive) else 1e-6, 2)
     end = data[data["layer"] == last].set_index("label")["mean"].sort_values()
@@ -154,8 +157,8 @@ def stream(data: pd.DataFrame, style: Style) -> Drawn:
 def seeds(data: pd.DataFrame, style: Style) -> Drawn:
     """Share of removed weights that another calibration seed removes too, by layer."""
     fig, axis = style.subplots(height=2.8)
-    for i, (label, rows) in enumerate(data.groupby("label", sort=False)):
-        look = _look(style, label) | {"color": style.colours[(2 * METHODS.index(method_of(label)) + i) % 6]}
+    for label, rows in data.groupby("label", sort=False):
+        look = _look(style, label) | ({} if "%" in label else {"alpha": 0.5})
         axis.plot(rows["layer"], rows["overlap"], ms=3, label=label, **look)
         axis.axhline(rows["chance"].mean(), color=style.muted, lw=0.8, ls=style.linestyles[2])
     low = min(data["chance"].min(), data["overlap"].min())

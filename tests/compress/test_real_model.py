@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from prunelib.compress.apply import _energy
-from prunelib.compress.calibrate import advance, batches, input_stats
+from prunelib.compress.calibrate import advance, batches, input_stats, output_energy
 from prunelib.compress.quantize import AWQ, GPTQ, RTN, Grid
 from prunelib.compress.sparsify import Magnitude, Pattern, SparseGPT, Wanda
 
@@ -35,7 +34,7 @@ def error(method, entry):
     dense = [weight.get() for weight in entry.members]
     group = getattr(method, "compress_group", None)
     made = group(dense, entry.stats) if group else [method.compress(w, entry.stats) for w in dense]
-    return sum(_energy(new - w, entry.stats.gram) for new, w in zip(made, dense, strict=True))
+    return sum(output_energy(new - w, entry.stats.gram) for new, w in zip(made, dense, strict=True))
 
 
 @pytest.mark.parametrize("layer", LAYERS)

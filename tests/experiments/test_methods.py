@@ -1,0 +1,96 @@
+"""The methods chapter on a tiny model: units, weights kept and read back, figures from tables alone."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from prunelib import figures
+from prunelib.experiments import chapter, methods
+
+SMALL = chapter.Profile(2, 4, 1, 3, 12, 1, 2, 3)
+
+
+@pytest.fixture
+def open_chapter(tiny, tmp_path, monkeypatch):
+    """``open_chapter()`` is a chapter of a tiny Llama in one run folder, as a notebook would open it."""
+    lm = tiny("llama")
+    texts = [(f"t{i}", torch.randint(3, 97, (9 + i,), generator=torch.Generator().manual_seed(i)).tolist())
+             for i in range(3)]  # fmt: skip
+    monkeypatch.setattr(methods, "held_out", lambda ch: texts)
+    monkeypatch.setitem(methods.FAMILIES, "smoke", (("magnitude:0.5", "rtn:4:g8"), ("wanda:0.5", "sparsegpt:0.5")))
+
+    def opened():
+        from prunelib import store
+
+        options = {"seed": 0, "prompts": "default", "temperatures": (1.0,), "load": lambda: lm}
+        common = {"profile": "smoke", "parameters": {}, "model": lm.describe(), "seed": 0, "code": {}}
+        run = store.Run(tmp_path / "run", "07-methods", common)
+        return chapter.Chapter(run, lm.describe(), dataclasses.replace(SMALL), options)
+
+    return opened
+
+
+def test_from_tables_to_figures_and_values(open_chapter):
+    ch = open_chapter()
+    tables = methods.measure(ch)
+    assert ch.run.units_computed >= 4  # dense and drops, two families, one more seed
+    memory = methods.memory(tables)
+    assert set(memory["kind"]) == {"dense", "drop", "sparsify", "quantize"}
+    assert (memory["lo"] <= memory["ratio"]).all() and (memory["ratio"] <= memory["hi"]).all()
+    assert memory.set_index("spec").loc["dense", ["bits", "ratio"]].tolist() == [16, 1]
+    stable = methods.stability(ch, tables)
+    assert ((stable["overlap"] > stable["chance"]) & (stable["overlap"] < 1)).all()
+    drawn = {"fig-methods-memory": memory, "fig-methods-error": methods.errors_by_layer(tables),
+             "fig-methods-stream": methods.stream_by_layer(tables), "fig-methods-seeds": stable}  # fmt: skip
+    for name, data in drawn.items():
+        card = figures.draw(name, data, ch.run.folder / "again", {"model": {"name": "tiny"}})
+        assert card.caption.startswith("**") and "nan" not in card.caption + card.alt
+    methods.record(ch, tables, stable)
+    assert {"methods.wanda-05.ratio", "methods.dense.perplexity"} <= set(ch.run.part["values"])
+
+
+def test_a_second_notebook_computes_nothing_again(open_chapter):
+    first = methods.measure(open_chapter())
+    again = open_chapter()
+    second = methods.measure(again)
+    assert again.run.units_computed == 0
+    for name in methods.TABLES:
+        pd.testing.assert_frame_equal(first[name], second[name])
+
+
+@pytest.mark.parametrize("spec", ["wanda:0.5", "sparsegpt:0.5", "gptq:4:g8"])
+def test_weights_are_kept_to_the_bit(open_chapter, spec, monkeypatch):
+    made = methods.compressed(open_chapter(), spec)
+    monkeypatch.setattr("prunelib.compress.apply.compress", None)  # not needed again
+    read = methods.compressed(open_chapter(), spec)
+    assert made.weights.keys() == read.weights.keys()
+    assert all(torch.equal(made.weights[n], read.weights[n]) for n in made.weights)
+
+
+def test_measured_and_single_weights_agree(open_chapter):
+    """What the walk of a family keeps is what ``compressed`` computes alone."""
+    ch = open_chapter()
+    alone = methods.compressed(ch, "sparsegpt:0.5")
+    (ch.run.folder / "weights" / "sparsegpt-0.5.seed0.parquet").unlink()
+    methods.measure(ch)
+    kept = dict(methods._saved(ch, "sparsegpt:0.5", 0))
+    assert all(torch.equal(kept[n], alone.weights[n]) for n in kept)
+
+
+def test_a_user_names_the_methods(open_chapter):
+    ch = open_chapter()
+    tables = methods.measure(ch, "wanda:2:4, drop:mlp:1")
+    assert set(tables["method_nll"]["spec"]) == {"dense", "wanda:2:4", "drop:mlp:1"}
+    assert (tables["method_weights"]["zeros"] * 2 == tables["method_weights"]["numel"]).all()
+
+
+def test_perplexity_ratios_by_hand(open_chapter):
+    tables = methods.measure(open_chapter())
+    nll = tables["method_nll"].query("seed == 0").pivot(index="text_id", columns="spec", values="nll")
+    tokens = tables["method_nll"].query("spec == 'dense'")["tokens"].sum()
+    ratios = methods.memory(tables).set_index("spec")["ratio"]
+    for spec in ("wanda:0.5", "magnitude:0.5"):
+        assert ratios[spec] == pytest.approx(np.exp((nll[spec] - nll["dense"]).sum() / tokens))
