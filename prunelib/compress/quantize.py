@@ -68,13 +68,17 @@ class Grid:
         high = weight.amax(1, keepdim=True).clamp(min=0)
         scale = (high - low) / (2**self.bits - 1)
         scale = scale.masked_fill(scale == 0, 1)
-        return scale, (-low / scale).round()
+        # Halves go down here and up in `snap`: then the lowest weight takes the first code and the
+        # highest the last even if both fall between two codes, and rounding twice changes nothing.
+        return scale, (-low / scale - 0.5).ceil()
 
     def snap(self, weight: "Tensor", scale: "Tensor", zero: "Tensor") -> "Tensor":
         """The nearest points of the grid, as floats; shapes broadcast."""
-        top = 2 ** (self.bits - 1) - 1 if self.symmetric else 2**self.bits - 1
-        codes = (weight / scale).round_().add_(zero).clamp_(-top if self.symmetric else 0, top)
-        return codes.sub_(zero).mul_(scale)
+        codes = weight / scale
+        if self.symmetric:
+            top = 2 ** (self.bits - 1) - 1
+            return codes.round_().clamp_(-top, top).mul_(scale)
+        return codes.add_(zero + 0.5).floor_().clamp_(0, 2**self.bits - 1).sub_(zero).mul_(scale)
 
     def round(self, weight: "Tensor") -> "Tensor":
         """Round [rows, width] to nearest, group by group."""

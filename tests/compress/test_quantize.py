@@ -80,6 +80,13 @@ def test_any_row_is_rounded_to_half_a_step(row, bits, symmetric):
     assert ((grid.round(weight) - weight).abs() <= scale / 2 * (1 + 1e-9) + 1e-12).all()
 
 
+def test_ends_between_two_codes_are_rounded_once():
+    """-1.5 … 1.5 in 2 bits has step 1 and both ends on a half, as weights from a 4-bit file have."""
+    row = torch.tensor([[-1.5, 0.2, 1.5]])
+    once = Grid(2).round(row)
+    assert once.tolist() == [[-1.0, 0.0, 2.0]] and torch.equal(Grid(2).round(once), once)
+
+
 def test_zeros_stay_zeros():
     zeros = torch.zeros(3, 10)
     for grid in (Grid(4, 4), Grid(4, 4, True)):
