@@ -388,7 +388,8 @@ def summary(tables: dict[str, pd.DataFrame], seed: int = 0) -> pd.DataFrame:
     found["zeros"] = grouped["zeros"].sum() / grouped["numel"].sum()
     found["output_error"] = grouped["relative_error"].median()
     columns = ["label", "bits", "zeros", "output_error", "perplexity", "ratio", "lo", "hi"]
-    return found[columns].reset_index(drop=True)
+    digits = {"bits": 2, "zeros": 3, "output_error": 3, "perplexity": 1, "ratio": 2, "lo": 2, "hi": 2}
+    return found[columns].reset_index(drop=True).round(digits)
 
 
 def record(ch: Chapter, tables: dict[str, pd.DataFrame], stable: pd.DataFrame) -> pd.DataFrame:

@@ -90,7 +90,10 @@ def _label_points(axis, data: pd.DataFrame, style: Style) -> None:
 def error(data: pd.DataFrame, style: Style) -> Drawn:
     """Relative error of the outputs of each block's matrices on dense inputs, by method and setting."""
     data = data.assign(setting=data["label"].map(setting_of), method=data["label"].map(method_of))
-    settings = list(dict.fromkeys(data["setting"]))[:4]
+    methods = data.groupby("setting", sort=False)["method"].nunique()
+    # A panel compares methods; settings of one method alone are shown only where there is nothing else.
+    settings = list(methods.index[methods == methods.max()] if methods.max() == 1 else methods.index[methods > 1])[:4]
+    data = data[data["setting"].isin(settings)]
     columns = 2 if len(settings) > 1 else 1
     lines = -(-len(settings) // columns)
     shape = {"height": 2.2 * lines + 0.5, "nrows": lines, "ncols": columns}
