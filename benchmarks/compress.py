@@ -35,6 +35,9 @@ def main(argv: list[str] | None = None) -> int:
     if options.child:
         print(json.dumps(measure(options)))
         return 0
+    if options.scaling:
+        scaling(options)
+        return 0
     specs = options.specs.split(",")
     print(f"{options.model}, {options.sequences} × {options.length} tokens")
     print(f"{'method':<16} {'seconds':>8} {'limit':>7} {'ratio':>6} {'peak MiB':>9} {'target':>7}")
@@ -47,8 +50,6 @@ def main(argv: list[str] | None = None) -> int:
               f"{row['peak_mib']:>9.0f} {target:>7}", flush=True)  # fmt: skip
     if options.json:
         Path(options.json).write_text(json.dumps(rows, indent=1) + "\n")
-    if options.scaling:
-        scaling(options)
     return 0
 
 
@@ -60,21 +61,20 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--specs", default=SPECS, help="methods, separated by commas")
     parser.add_argument("--sequences", type=int, default=8, help="calibration sequences (default: %(default)s)")
     parser.add_argument("--length", type=int, default=128, help="tokens of each (default: %(default)s)")
-    parser.add_argument("--layers", type=int, default=0, help="only the first layers of the model (0: all)")
     parser.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
     parser.add_argument("--json", metavar="FILE", help="also write the rows there")
     parser.add_argument("--scaling", metavar="FILE", help="draw seconds against layers and tokens (.png, .svg, .pdf)")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
-    if min(options.sequences, options.length) < 1 or options.layers < 0:
-        parser.error("--sequences and --length must be at least 1, --layers at least 0")
+    if min(options.sequences, options.length) < 1:
+        parser.error("--sequences and --length must be at least 1")
     return options
 
 
-def child(options, spec: str, **changes) -> dict:
+def child(options, spec: str) -> dict:
     """The measurement of one method in a fresh process."""
     facts = {"model": options.model, "sequences": options.sequences, "length": options.length,
-             "layers": options.layers, "device": options.device, "specs": spec} | changes  # fmt: skip
+             "device": options.device, "specs": spec}  # fmt: skip
     words = [f"--{name}={value}" for name, value in facts.items()]
     done = subprocess.run([sys.executable, __file__, *words, "--child"], check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -88,12 +88,7 @@ def measure(options) -> dict:
     from prunelib.compress.calibrate import advance, batches
 
     lm = prunelib.load(options.model, device=options.device)
-    if options.layers:
-        blocks = lm.model.get_submodule(lm.arch.layers)
-        del blocks[options.layers :]
-        lm.config.num_hidden_layers = options.layers
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(3, lm.vocab_size, (options.sequences, options.length), generator=generator)
+    ids = random_ids(lm, options.sequences, options.length)
     wait = torch.cuda.synchronize if lm.device.type == "cuda" else (lambda: None)
 
     advance(lm, 0, batches(lm, ids[:1]))  # libraries are loaded
@@ -155,21 +150,50 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def random_ids(lm, sequences: int, length: int):
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(3, lm.vocab_size, (sequences, length), generator=generator)
+
+
 def scaling(options) -> None:
     """Seconds against layers (8 × 128 tokens) and against tokens (all layers), drawn as two panels."""
     from matplotlib.figure import Figure
+
+    import prunelib
+
+    lm = prunelib.load(options.model, device=options.device)
+    parent, _, name = lm.arch.layers.rpartition(".")
+    parent, blocks = lm.model.get_submodule(parent), lm.model.get_submodule(lm.arch.layers)
+    whole = len(blocks)
+
+    def seconds(spec: str, layers: int, sequences: int) -> float:
+        from prunelib.compress.apply import compress
+
+        setattr(parent, name, blocks[:layers])
+        ids = random_ids(lm, sequences, 128)
+        start = time.perf_counter()
+        compress(lm, [spec], ids)
+        return time.perf_counter() - start
 
     specs = ["wanda:0.5", "sparsegpt:0.5", "gptq:4:g64", "awq:4:g64"]
     figure = Figure(figsize=(8, 3.4), layout="constrained")
     by_layers, by_tokens = figure.subplots(1, 2)
     for spec in specs:
-        rows = [child(options, spec, layers=n) for n in (5, 10, 20, 30)]
-        by_layers.plot([r["layers"] for r in rows], [r["seconds"] for r in rows], marker="o", label=spec)
-        rows = [child(options, spec, sequences=n) for n in (4, 8, 16, 32)]
-        by_tokens.plot([r["tokens"] for r in rows], [r["seconds"] for r in rows], marker="o", label=spec)
+        layers = [max(1, whole * i // 3) for i in (1, 2, 3)]
+        times = [seconds(spec, n, 8) for n in layers]
+        by_layers.plot(layers, times, marker="o", label=spec)
+        rows = [4, 8, 16, 32]
+        more = [times[-1] if n == 8 else seconds(spec, whole, n) for n in rows]
+        by_tokens.plot([128 * n for n in rows], more, marker="o", label=spec)
+        shown = [f"{n} layers {t:.1f} s" for n, t in zip(layers, times, strict=True)]
+        shown += [f"{128 * n} tokens {t:.1f} s" for n, t in zip(rows, more, strict=True)]
+        print(f"{spec:<16} {', '.join(shown)}", flush=True)
     by_layers.set(xlabel="layers", ylabel="seconds", ylim=(0, None), xlim=(0, None))
     by_tokens.set(xlabel="calibration tokens", ylim=(0, None), xlim=(0, None))
     by_layers.legend()
+    setattr(parent, name, blocks)
     figure.savefig(options.scaling, dpi=150)
 
 
