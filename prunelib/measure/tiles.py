@@ -58,7 +58,7 @@ def plan_tiles(chains: Tensor, head: Head, sums: int, max_bytes: int) -> Plan:
     items = min(max(1, elements // (points * chunk)), max(1, items_total))
     tiles = max(1, math.ceil(_GEMM_ROWS / (items * points))) if on_cpu else 1
     tile = points * items * chunk * size
-    fixed = threads * (tiles + 7) * tile
+    fixed = threads * (tiles + 6) * tile
     if head.weight.dtype != head.dtype or head.bias is not None:
         fixed += threads * chunk * (d + 1) * size
     # Inputs, the table of chunk summaries, and what merging makes of it in float64.
