@@ -71,7 +71,9 @@ def plan_walks(ch: Chapter, specs: str = "") -> list[Walk]:
         named = [parse(one).spec for one in specs.split(",") if one.strip() and one.strip() != "dense"]
         drops = tuple(one for one in named if kind_of(one) == "drop")
         families = [(one,) for one in named if kind_of(one) != "drop"]
-    seeded = tuple(s for s in SEEDED[profile] if any(s in family for family in families))
+        seeded = tuple(one for one in named if kind_of(one) == "sparsify" and parse(one).needs)
+    else:
+        seeded = SEEDED[profile]
     walks = [Walk(("dense", *drops), ch.seed)]
     walks += [Walk(family, ch.seed) for family in families]
     if seeded:

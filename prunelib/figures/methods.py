@@ -160,6 +160,10 @@ def stream(data: pd.DataFrame, style: Style) -> Drawn:
 def seeds(data: pd.DataFrame, style: Style) -> Drawn:
     """Share of removed weights that another calibration seed removes too, by layer."""
     fig, axis = style.subplots(height=2.8)
+    if not len(data):
+        axis.set(xlabel="layer", ylabel="share of the mask in common", ylim=(0, 1))
+        axis.text(0.5, 0.5, "no mask depends on calibration here", ha="center", transform=axis.transAxes)
+        return Drawn(fig, "**None of these specifications removes weights by calibration.**", "Empty axes: no masks.")
     for label, rows in data.groupby("label", sort=False):
         look = _look(style, label) | ({} if "%" in label else {"alpha": 0.5})
         axis.plot(rows["layer"], rows["overlap"], ms=3, label=label, **look)

@@ -1,0 +1,1 @@
+"""Tasks: the same items in three read-outs, standard benchmarks, retrieval, sandboxed code."""

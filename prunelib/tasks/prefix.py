@@ -1,0 +1,92 @@
+"""Forward passes over many sequences that begin alike: a shared beginning is computed once.
+
+Positions and masks are given explicitly, so that padding and sharing change a
+result by rounding only.
+"""
+
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from prunelib.errors import PrunelibError
+from prunelib.lm import LM, pad
+
+
+class State(NamedTuple):
+    """What a model has read so far, a row for each sequence."""
+
+    cache: object
+    mask: Tensor  # [rows, seen], 0 where padded
+    lengths: Tensor  # [rows], real tokens
+
+    def select(self, rows: Tensor) -> "State":
+        """The state of some rows, repeated where an index is; the cache is changed in place."""
+        self.cache.batch_select_indices(rows)
+        mask = self.mask[rows]
+        return State(self.cache, mask, self.lengths[rows])
+
+
+def shared_lengths(sequences: Sequence[Sequence[int]], groups: Sequence[Hashable], keep: Sequence[int]) -> list[int]:
+    """How many leading tokens each sequence has in common with all of its group.
+
+    At most ``len(sequence) − keep`` of them; 0 for a sequence that is alone.
+    """
+    members: dict[Hashable, list[int]] = {}
+    for i, group in enumerate(groups):
+        members.setdefault(group, []).append(i)
+    found = [0] * len(sequences)
+    for rows in members.values():
+        if len(rows) == 1:
+            continue
+        # What the first and the last in order share, all between them share.
+        ordered = sorted(tuple(sequences[i]) for i in rows)
+        first, last = ordered[0], ordered[-1]
+        limit = min(len(sequences[i]) - keep[i] for i in rows)
+        common = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+        for i in rows:
+            found[i] = max(0, min(common, limit))
+    return found
+
+
+def can_share(lm: LM, longest: int) -> bool:
+    """Whether a cache may hold padding between two parts: not once a sliding window moves."""
+    window = getattr(lm.config, "sliding_window", None)
+    return not window or longest < window
+
+
+def check_lengths(lm: LM, lengths: Sequence[int], what: str) -> None:
+    """PrunelibError for a sequence with more tokens than the model has positions."""
+    limit = getattr(lm.config, "max_position_embeddings", None)
+    for i, length in enumerate(lengths):
+        if limit and length > limit:
+            raise PrunelibError(f"{what} {i} needs {length} positions, {lm.name} has {limit}")
+
+
+def begin(lm: LM, prefixes: Sequence[Sequence[int]]) -> State:
+    """Read the beginnings [rows] and keep the state; equal ones are computed once."""
+    unique = list(dict.fromkeys(map(tuple, prefixes)))
+    place = {prefix: i for i, prefix in enumerate(unique)}
+    _, state = extend(lm, [list(prefix) for prefix in unique])
+    return state.select(torch.tensor([place[tuple(p)] for p in prefixes], device=lm.device))
+
+
+def extend(lm: LM, suffixes: Sequence[Sequence[int]], state: State | None = None, keep: bool = True):
+    """Read further tokens of each row.
+
+    Returns the normed last hidden state [rows, S, d], rows padded on the left, and
+    the new state (None where it is not to be kept).
+    """
+    batch = pad([list(s) for s in suffixes], lm.pad_id, "left", lm.device)
+    mask, positions, cache = batch["attention_mask"], batch["position_ids"], None
+    lengths = mask.sum(1)
+    if state is not None:
+        positions = positions + state.lengths[:, None]
+        mask = torch.cat([state.mask, mask], dim=1)
+        lengths, cache = lengths + state.lengths, state.cache
+    out = lm.model.base_model(
+        input_ids=batch["input_ids"], attention_mask=mask, position_ids=positions,
+        past_key_values=cache, use_cache=keep or cache is not None,
+    )  # fmt: skip
+    return out.last_hidden_state, State(out.past_key_values, mask, lengths) if keep else None
