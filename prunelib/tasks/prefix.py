@@ -44,7 +44,8 @@ def shared_lengths(sequences: Sequence[Sequence[int]], groups: Sequence[Hashable
         ordered = sorted(tuple(sequences[i]) for i in rows)
         first, last = ordered[0], ordered[-1]
         limit = min(len(sequences[i]) - keep[i] for i in rows)
-        common = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+        differ = (n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
+        common = next(differ, min(len(first), len(last)))
         for i in rows:
             found[i] = max(0, min(common, limit))
     return found
@@ -68,7 +69,11 @@ def begin(lm: LM, prefixes: Sequence[Sequence[int]]) -> State:
     """Read the beginnings [rows] and keep the state; equal ones are computed once."""
     unique = list(dict.fromkeys(map(tuple, prefixes)))
     place = {prefix: i for i, prefix in enumerate(unique)}
-    _, state = extend(lm, [list(prefix) for prefix in unique])
+    state, common = None, shared_lengths(unique, [0] * len(unique), [1] * len(unique))[0]
+    if common:  # a demonstration before all of them
+        _, state = extend(lm, [unique[0][:common]])
+        state = state.select(torch.zeros(len(unique), dtype=torch.long, device=lm.device))
+    _, state = extend(lm, [prefix[common:] for prefix in unique], state)
     return state.select(torch.tensor([place[tuple(p)] for p in prefixes], device=lm.device))
 
 

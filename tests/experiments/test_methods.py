@@ -94,3 +94,19 @@ def test_perplexity_ratios_by_hand(open_chapter):
     ratios = methods.memory(tables).set_index("spec")["ratio"]
     for spec in ("wanda:0.5", "magnitude:0.5"):
         assert ratios[spec] == pytest.approx(np.exp((nll[spec] - nll["dense"]).sum() / tokens))
+
+
+def test_quantizers_alone_have_no_mask_to_compare(open_chapter, tmp_path):
+    """Nothing is repeated over seeds; the page still draws and records what there is."""
+    ch = open_chapter()
+    tables = methods.measure(ch, "rtn:3:g8,gptq:3:g8")
+    stable = methods.stability(ch, tables)
+    assert not len(stable) and set(tables["method_nll"]["seed"]) == {ch.seed}
+    card = figures.draw("fig-methods-seeds", stable, tmp_path, {"notebook": "07-methods"})
+    assert "None of these" in card.caption
+    methods.record(ch, tables, stable)
+
+
+def test_a_user_s_pruning_methods_are_repeated_over_seeds(open_chapter):
+    walks = methods.plan_walks(open_chapter(), "wanda:2:4,magnitude:0.5,gptq:3:g8")
+    assert [(w.specs, w.seed) for w in walks if w.seed != 0] == [(("wanda:2:4",), 1)]

@@ -62,7 +62,10 @@ def test_scores_equal_a_plain_forward(lm, requests, share, batch_size):
         assert (row.tokens, row.matched) == (len(request.continuation), matched)
 
 
-@pytest.mark.parametrize("sites", ["sites:attn:0", "sites:attn:0,attn:1", "sites:attn:0,attn:1,attn:2,attn:3", "sites:block:1"])
+SITES = ["sites:attn:0", "sites:attn:0,attn:1", "sites:attn:0,attn:1,attn:2,attn:3", "sites:block:1"]
+
+
+@pytest.mark.parametrize("sites", SITES)
 def test_sharing_is_right_with_dropped_sublayers(lm, requests, sites):
     with hooks.dropped(lm, from_spec(sites)):
         shared = loglikelihoods(lm, requests)
