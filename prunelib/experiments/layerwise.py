@@ -146,22 +146,25 @@ def middle_layer(ch: Chapter, layer: int = -1, temperature: float = 1.0) -> Trac
     return Traces(*(found[name] for name in names))
 
 
-def drop_order(ch: Chapter) -> pd.DataFrame:
+def drop_order(ch: Chapter, seed: int | None = None) -> pd.DataFrame:
     """Importance of every sublayer and block on text sampled from the dense model itself.
 
-    Columns ``layer, kind, cosine`` (similarity of the residual stream before
-    and after, mean over calibration tokens) and ``rank`` (0 is dropped first).
+    ``seed`` is that of the calibration text, the run's own unless given. Columns
+    ``layer, kind, cosine`` (similarity of the residual stream before and after, mean
+    over calibration tokens) and ``rank`` (0 is dropped first).
     """
 
     def compute() -> pd.DataFrame:
         from prunelib.compress.importance import importance
 
-        scores = importance(ch.lm, ch.calibration())
+        scores = importance(ch.lm, ch.calibration(seed))
         order = scores.sort_values(["kind", "cosine", "layer"], ascending=[True, False, True])
         order["rank"] = order.groupby("kind").cumcount()
         return order.sort_values(["kind", "layer"], ignore_index=True)
 
-    return ch.table("drop_order", {"calibration": ch.calibration_key}, compute)
+    own = seed is None or seed == ch.seed
+    key = {"calibration": ch.calibration_key} | ({} if own else {"of_seed": seed})
+    return ch.table("drop_order" if own else f"drop_order_seed{seed}", key, compute)
 
 
 # ---------------------------------------------------------------- what the figures draw

@@ -261,14 +261,14 @@ def compressed(ch: Chapter, spec: str, seed: int | None = None):
     """A compressed model of this run: read from its folder, or computed and kept there.
 
     ``seed`` is that of the calibration tokens, by default the run's. Drops are
-    planned on the importance scores of this run, data-free methods are computed
+    planned on the importance scores of that text, data-free methods are computed
     anew, which is as fast as reading.
     """
     from prunelib.compress import apply, drop
 
     seed = ch.seed if seed is None else seed
     if spec.startswith("drop:") and not spec.endswith(":iter") and spec.split(":")[1] in drop.KINDS:
-        plan = drop.from_spec(spec, drop_order(ch))
+        plan = drop.from_spec(spec, drop_order(ch, seed))
         return apply.variant(ch.lm, plan, {}, plan)
     method = parse(spec)
     if not method.needs:

@@ -45,6 +45,24 @@ def cluster_mean(values, clusters, n: int = 2000, seed: int = 0) -> tuple[float,
     return float(values.mean()), lo, hi
 
 
+def of_sums(
+    values, clusters, statistic: Callable[[np.ndarray], np.ndarray], n: int = 2000, seed: int = 0
+) -> tuple[float, float, float]:
+    """A statistic of column sums with a 95 % interval, resampling whole clusters.
+
+    ``values`` is ``[rows, k]``, ``clusters`` ``[rows]``; ``statistic`` maps sums
+    ``[..., k]`` to ``[...]``, such as a ratio of two columns. Columns are resampled
+    together, so that what is compared stays paired. Returns ``(value, lo, hi)``.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    codes, counts = _resamples(clusters, n, seed)
+    sums = np.zeros((counts.shape[1], values.shape[1]))
+    np.add.at(sums, codes, values)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        draws, value = statistic(counts @ sums), statistic(sums.sum(0))
+    return float(value), *_percentiles(np.asarray(draws))
+
+
 def bootstrap(
     frame: pd.DataFrame,
     statistic: Callable[[pd.DataFrame], float],

@@ -10,7 +10,7 @@ import torch
 from prunelib import figures
 from prunelib.experiments import chapter, methods
 
-SMALL = chapter.Profile(2, 4, 1, 3, 12, 1, 2, 3)
+SMALL = chapter.Profile(2, 4, 1, 3, 12, 1, 2, 3, 3, 2, 8)
 
 
 @pytest.fixture

@@ -1,0 +1,54 @@
+"""Longer texts without a reference answer: has the model that wrote them collapsed?"""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from prunelib.lm import LM
+from prunelib.tasks.generate import Generated, greedy
+from prunelib.tasks.score import Request, loglikelihoods
+from prunelib.text import Prompt
+
+NGRAM = 4
+
+
+def write(lm: LM, prompts: Sequence[Prompt], new_tokens: int, batch_size: int = 32, progress=None) -> pd.DataFrame:
+    """Greedy texts, by the chat template where there is one.
+
+    Columns ``prompt_id, kind, prompt_ids, ids`` (token ids), ``text``, ``ended``,
+    ``length`` (tokens), ``repeated`` and ``distinct`` (:func:`repeated`,
+    :func:`distinct`).
+    """
+    encoded = [lm.encode_one(prompt.text) for prompt in prompts]
+    made: list[Generated] = greedy(lm, encoded, new_tokens, batch_size=batch_size, progress=progress)
+    rows = [
+        (p.id, p.kind, ids, m.ids, m.text, m.ended, len(m.ids), repeated(m.ids), distinct(m.ids))
+        for p, ids, m in zip(prompts, encoded, made, strict=True)
+    ]
+    names = ["prompt_id", "kind", "prompt_ids", "ids", "text", "ended", "length", "repeated", "distinct"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def surprise(lm: LM, texts: pd.DataFrame, batch_size: int = 32) -> list[float]:
+    """Mean negative log-likelihood (nats a token) of written texts under ``lm``, usually the dense model.
+
+    ``texts`` is a table of :func:`write`; a text without tokens gives NaN. A low value
+    is no praise: a loop is very predictable. Read it beside ``repeated``.
+    """
+    some = [(i, row) for i, row in enumerate(texts.itertuples()) if len(row.ids)]
+    scored = loglikelihoods(lm, [Request(list(r.prompt_ids), list(r.ids)) for _, r in some], batch_size)
+    found = [float("nan")] * len(texts)
+    for (i, _), row in zip(some, scored.itertuples(), strict=True):
+        found[i] = -row.logprob / row.tokens
+    return found
+
+
+def repeated(ids: Sequence[int], n: int = NGRAM) -> float:
+    """Share of the n-grams of a text that stood in it before (1 − distinct n-grams / n-grams); 0 if too short."""
+    grams = [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def distinct(ids: Sequence[int]) -> float:
+    """Share of different tokens among all tokens of a text; 1 for an empty one."""
+    return len(set(ids)) / len(ids) if len(ids) else 1.0
