@@ -5,8 +5,10 @@ result by rounding only.
 """
 
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -95,3 +97,64 @@ def extend(lm: LM, suffixes: Sequence[Sequence[int]], state: State | None = None
         past_key_values=cache, use_cache=keep or cache is not None,
     )  # fmt: skip
     return out.last_hidden_state, State(out.past_key_values, mask, lengths) if keep else None
+
+
+@dataclass
+class Tree:
+    """Sequences that begin alike, as one row in which every common token stands once.
+
+    Node n holds token ``ids[n]`` at ``depths[n]``; its parent comes before it. A row
+    of nodes is read in one pass when each attends to its ancestors alone.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    depths: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    _children: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def add(self, sequence: Sequence[int]) -> list[int]:
+        """Insert a sequence; returns the nodes along it."""
+        path, parent = [], -1
+        for depth, token in enumerate(sequence):
+            node = self._children.setdefault((parent, token), len(self.ids))
+            if node == len(self.ids):
+                self.ids.append(token)
+                self.depths.append(depth)
+                self.parents.append(parent)
+            path.append(node)
+            parent = node
+        return path
+
+    def ancestors(self) -> np.ndarray:
+        """[nodes, nodes] bool: row n is true for n and everything before it on its path."""
+        seen = np.eye(len(self.ids), dtype=bool)
+        for node, parent in enumerate(self.parents):
+            if parent >= 0:
+                seen[node] |= seen[parent]
+        return seen
+
+
+def read_trees(lm: LM, trees: Sequence[Tree], before: Sequence[int] = ()) -> Tensor:
+    """Normed last hidden states [rows, nodes, d] of trees, all after the same tokens ``before``."""
+    width, rows, past = max(len(tree.ids) for tree in trees), len(trees), len(before)
+    ids = torch.full((rows, width), lm.pad_id, dtype=torch.long)
+    positions = torch.full((rows, width), past, dtype=torch.long)
+    sees = torch.zeros(rows, 1, width, past + width, dtype=torch.bool)
+    sees[..., :past] = True
+    # What pads see does not matter, but a row of attention that sees nothing is not a number.
+    sees[..., past:] = torch.eye(width, dtype=torch.bool)
+    for row, tree in enumerate(trees):
+        n = len(tree.ids)
+        ids[row, :n] = torch.tensor(tree.ids)
+        positions[row, :n] += torch.tensor(tree.depths)
+        sees[row, 0, :n, past : past + n] = torch.from_numpy(tree.ancestors())
+    cache = None
+    if past:
+        _, state = extend(lm, [before])
+        cache = state.select(torch.zeros(rows, dtype=torch.long, device=lm.device)).cache
+    mask = torch.zeros(sees.shape, dtype=lm.dtype).masked_fill_(~sees, torch.finfo(lm.dtype).min)
+    out = lm.model.base_model(
+        input_ids=ids.to(lm.device), attention_mask=mask.to(lm.device), position_ids=positions.to(lm.device),
+        past_key_values=cache, use_cache=cache is not None,
+    )  # fmt: skip
+    return out.last_hidden_state

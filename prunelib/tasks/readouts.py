@@ -72,8 +72,8 @@ def answers(
 
     Columns: ``item_id, passage_id, type``; the scores of :data:`COLUMNS`;
     ``answer_nll`` (nats a token of the reference answer), ``chosen`` (the option that
-    ``choice`` takes), ``text`` (what was written) and ``ended``. Questions on one
-    passage read it once. Raises PrunelibError for an option that has no token.
+    ``choice`` takes), ``text`` (what was written) and ``ended``. ``batch_size`` counts
+    items; questions on one passage read it once. Raises PrunelibError for an option that has no token.
     """
     done = iter(range(1, 4))
 
@@ -124,7 +124,7 @@ def _score(lm: LM, items, prompts: list[str], answers: list[tuple[int, str]], ba
         if not continuation:
             raise PrunelibError(f"item {items[i].id}: the option '{answer}' has no token")
         requests.append(Request(contexts[i], continuation, items[i].passage_id))
-    return loglikelihoods(lm, requests, batch_size, share)
+    return loglikelihoods(lm, requests, batch_size * max(len(item.options) for item in items), share)
 
 
 def continuation_ids(lm: LM, context: str, text: str, context_ids: Sequence[int]) -> list[int]:

@@ -8,7 +8,7 @@ import torch
 
 from prunelib.errors import PrunelibError
 from prunelib.lm import LM
-from prunelib.tasks.prefix import begin, can_share, check_lengths, extend, shared_lengths
+from prunelib.tasks.prefix import Tree, can_share, check_lengths, extend, read_trees, shared_lengths
 
 # Logits computed at a time, in elements: up to 32 MiB the C library reuses the memory.
 _MAX_LOGITS = 2**23
@@ -39,7 +39,7 @@ def loglikelihoods(
 
     Columns: ``logprob`` (nats, summed over the continuation), ``tokens`` (its
     length), ``matched`` (how many of its tokens are the model's first choice after
-    the true ones before them). ``share`` computes what a group has in common once;
+    the true ones before them). ``share`` reads what members of a group have in common once;
     it and ``batch_size`` change results by rounding only. Raises PrunelibError for an
     empty context or continuation, and for one that does not fit the model.
     """
@@ -53,43 +53,60 @@ def loglikelihoods(
     check_lengths(lm, [len(ids) + 1 for ids in whole], "request")
     keep = [len(r.continuation) for r in requests]
     groups = [tuple(r.context) if r.group is None else r.group for r in requests]
-    # Equal rows, such as those of one-token options, are read once; a row scores all its requests.
-    rows: dict[tuple, list[int]] = {}
-    for i, (group, ids) in enumerate(zip(groups, whole, strict=True)):
-        rows.setdefault((group, tuple(ids)), []).append(i)
-    prefix = dict.fromkeys(rows, 0)
-    if share and can_share(lm, max(map(len, whole), default=0)):
-        longest = [max(keep[i] for i in members) for members in rows.values()]
-        prefix = dict(zip(rows, shared_lengths([ids for _, ids in rows], [g for g, _ in rows], longest), strict=True))
     result: list[tuple[float, int, int]] = [(0.0, 0, 0)] * len(requests)
+    share = share and can_share(lm, max(map(len, whole), default=0))
     done = 0
-    for batch in _batches(prefix, batch_size):
-        state = begin(lm, [key[1][: prefix[key]] for key in batch]) if prefix[batch[0]] else None
-        hidden, _ = extend(lm, [key[1][prefix[key] :] for key in batch], state, keep=False)
-        scored = [(row, i) for row, key in enumerate(batch) for i in rows[key]]
-        # Rows are padded on the left: the last states predict the continuation.
-        states = torch.cat([hidden[row, -keep[i] :] for row, i in scored])
-        wanted = torch.tensor([token for _, i in scored for token in requests[i].continuation], device=lm.device)
+    for batch in _batches(whole, groups if share else list(range(len(whole))), batch_size):
+        members = [i for row in batch for i in row]
+        states = _states(lm, whole, keep, batch) if share else _plain_states(lm, whole, keep, members)
+        wanted = torch.tensor([token for i in members for token in requests[i].continuation], device=lm.device)
         logprobs, matched = _token_scores(lm, states, wanted)
         start = 0
-        for _, i in scored:
+        for i in members:
             part = slice(start, start + keep[i])
             result[i] = (float(logprobs[part].sum()), keep[i], int(matched[part].sum()))
             start += keep[i]
-        done += len(scored)
+        done += len(members)
         if progress:
             progress(done, len(requests))
     return pd.DataFrame(result, columns=["logprob", "tokens", "matched"])
 
 
-def _batches(prefix: dict[tuple, int], size: int) -> Iterator[list[tuple]]:
-    """Rows of similar length together; those that share a beginning side by side, never with those that do not."""
-    rows = sorted(prefix, key=lambda row: (prefix[row] > 0, prefix[row], row[1][: prefix[row]], len(row[1])))
-    start = 0
-    for i in range(1, len(rows) + 1):
-        if i == len(rows) or i - start == size or (prefix[rows[i]] > 0) != (prefix[rows[start]] > 0):
-            yield rows[start:i]
-            start = i
+def _batches(whole: list[list[int]], groups: Sequence[Hashable], size: int) -> Iterator[list[list[int]]]:
+    """Batches of rows; a row lists the sequences of one group (at most ``size``), similar lengths together."""
+    members: dict[Hashable, list[int]] = {}
+    for i, group in enumerate(groups):
+        members.setdefault(group, []).append(i)
+    rows = [row[start : start + size] for row in members.values() for start in range(0, len(row), size)]
+    rows.sort(key=lambda row: (max(len(whole[i]) for i in row), whole[row[0]]))
+    batch: list[list[int]] = []
+    for row in rows:
+        if batch and sum(map(len, batch)) + len(row) > size:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _states(lm: LM, whole, keep, batch: list[list[int]]) -> torch.Tensor:
+    """States [n, d] that predict the continuations, every common token of a row read once."""
+    members = [i for row in batch for i in row]
+    # A demonstration before all of them is read once for the batch.
+    common = min(shared_lengths([whole[i] for i in members], [0] * len(members), [keep[i] for i in members]))
+    common = common if len(batch) > 1 else 0
+    trees, places = [], []
+    for row in batch:
+        trees.append(Tree())
+        places += [(len(trees) - 1, trees[-1].add(whole[i][common:])[-keep[i] :]) for i in row]
+    hidden = read_trees(lm, trees, whole[members[0]][:common])
+    return torch.cat([hidden[row, path] for row, path in places])
+
+
+def _plain_states(lm: LM, whole, keep, members: list[int]) -> torch.Tensor:
+    """The same, each sequence alone in a padded row."""
+    hidden, _ = extend(lm, [whole[i] for i in members], keep=False)
+    return torch.cat([hidden[row, -keep[i] :] for row, i in enumerate(members)])
 
 
 def _token_scores(lm: LM, states: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
