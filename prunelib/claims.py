@@ -136,6 +136,7 @@ CLAIMS: dict[str, Claim] = {
             "on the same items, mean over the drop plans of the chapter",
             ">",
             0.0,
+            "08-dropping-layers",
         ),
         Claim(
             "C9",
@@ -146,6 +147,7 @@ CLAIMS: dict[str, Claim] = {
             "on the same items, mean over the sparsity patterns of the chapter",
             ">",
             0.0,
+            "09-sparsity",
         ),
         Claim(
             "C10",
@@ -209,6 +211,7 @@ CLAIMS: dict[str, Claim] = {
             "95 % of the dense multiple-choice score",
             ">",
             0.05,
+            "09-sparsity",
         ),
     )
 }

@@ -32,14 +32,14 @@ class Profile:
     synthetic: int  # effort of the synthetic theorem checks, 1 = smallest
     seeds: int  # calibration seeds, the run's own and those after it
     texts: int  # held-out texts whose perplexity is measured
-    passages: int  # passages of the task items, the last one shown as an example
+    passages: int  # passages of the task items, three questions each
     long_prompts: int  # prompts of longer texts
     long_tokens: int  # tokens of each
 
 
 PROFILES = {
-    "smoke": Profile(4, 8, 2, 2, 64, 1, 2, 6, 5, 4, 24),
-    "quick": Profile(32, 32, 8, 16, 64, 4, 2, 12, 21, 8, 64),
+    "smoke": Profile(4, 8, 2, 2, 64, 1, 2, 6, 4, 3, 24),
+    "quick": Profile(32, 32, 8, 16, 64, 4, 2, 12, 12, 6, 48),
     "full": Profile(40, 128, 32, 128, 256, 16, 5, 88, 88, 40, 256),
 }
 

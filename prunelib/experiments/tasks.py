@@ -5,7 +5,6 @@ specification, so that notebooks share what they have in common.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -31,43 +30,105 @@ LABELS = {
     "generation_contains": "generation, contains the answer",
     "generation_f1": "generation, word F1",
 }
-_VARIANT = ["spec", "label", "seed"]
 
 
-@dataclass(frozen=True)
-class Scores:
-    """``answers``: a row an item and model (tasks.readouts); ``texts``: a row a longer text (tasks.collapse),
-    with ``surprise``, its negative log-likelihood under the dense model (nats a token)."""
+DROPS = {
+    "smoke": {"attn": (8,), "mlp": (4,), "block": (4,)},
+    "quick": {"attn": (4, 8, 12), "mlp": (2, 4), "block": (2, 4)},
+    "full": {"attn": (1, 2, 4, 6, 8, 10, 12, 16), "mlp": (1, 2, 3, 4, 6, 8), "block": (1, 2, 3, 4, 6, 8)},
+}
+"""Sublayers dropped in the chapters, for a model of 30 layers; others get the same share."""
 
-    answers: pd.DataFrame
-    texts: pd.DataFrame
+SPARSE = {
+    "smoke": ("wanda:0.5", "wanda:2:4"),
+    "quick": ("magnitude:0.3", "magnitude:0.5", "wanda:0.3", "wanda:0.5", "wanda:0.7", "wanda:2:4", "sparsegpt:0.5"),
+    "full": tuple(f"{name}:{pattern}" for name in ("magnitude", "wanda", "sparsegpt")
+                  for pattern in ("0.3", "0.4", "0.5", "0.6", "0.7", "2:4", "4:8")),
+}  # fmt: skip
+"""Specifications of the sparsity chapter."""
+
+SEEDED = ("drop:mlp:4", "wanda:0.5")
+"""What is scored again with other calibration text, in chapters that hold it."""
+
+LETTERED = {"smoke": True, "quick": False, "full": True}
+"""Whether options are asked by letter too, which takes a third of the time of an item."""
 
 
-def measure(ch: Chapter, specs: Sequence[str], seeded: Sequence[str] = ()) -> Scores:
-    """Score the dense model and each of ``specs``; ``seeded`` ones again with other calibration text."""
-    wanted = [("dense", ch.seed), *((spec, ch.seed) for spec in specs if spec != "dense")]
-    wanted += [(spec, ch.seed + i) for i in range(1, ch.settings.seeds) for spec in seeded]
-    parts = [_variant(ch, spec, seed, number, len(wanted)) for number, (spec, seed) in enumerate(wanted)]
-    return Scores(*(pd.concat(frames, ignore_index=True) for frames in zip(*parts, strict=True)))
+def drop_specs(ch: Chapter) -> list[str]:
+    """The drops of this run's profile, scaled to the depth of its model."""
+    layers = ch.model["n_layers"]
+    counts = {kind: dict.fromkeys(max(1, layers * n // 30) for n in numbers)
+              for kind, numbers in DROPS[ch.run.part["profile"]].items()}  # fmt: skip
+    return [f"drop:{kind}:{n}" for kind, numbers in counts.items() for n in numbers]
 
 
-def _variant(ch: Chapter, spec: str, seed: int, number: int, count: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Both tables of one model, read back or computed."""
-    source = _same_as(ch, spec, seed)
-    slug = source.replace(":", "-") + ("" if kind_of(source) in ("drop", "dense") else f"_seed{seed}")
+def chosen(ch: Chapter, specs: str, default: Sequence[str], allowed: Sequence[str]) -> list[str]:
+    """A notebook's comma-separated ``specs``, or the default ones.
+
+    Raises PrunelibError for one whose method (``drop:attn``, ``wanda``) is not of ``allowed``.
+    """
+    from prunelib.compress import parse
+
+    named = [parse(one).spec for one in specs.split(",") if one.strip()]
+    for one in named:
+        if not any(one.startswith(f"{start}:") for start in allowed):
+            raise PrunelibError(f"this chapter compares {', '.join(allowed)}; '{one}' is none of them")
+    return list(dict.fromkeys(named)) or list(default)
+
+
+def answers(ch: Chapter, specs: Sequence[str]) -> pd.DataFrame:
+    """Items asked of the dense model and each of ``specs``: a row an item and model (tasks.readouts).
+
+    Those of :data:`SEEDED` are asked again after compression with other calibration text.
+    Columns ``spec, label, seed`` say which model it is.
+    """
+    from prunelib.tasks.readouts import answers, demonstration
+
+    letters = LETTERED[ch.run.part["profile"]]
+    key = {"items": [store.sha256(file) for file in (_items_file(), _shown_file())],
+           "passages": ch.settings.passages, "letters": letters}  # fmt: skip
+    wanted = [("dense", ch.seed), *((spec, ch.seed) for spec in specs)]
+    wanted += [(spec, ch.seed + i) for i in range(1, ch.settings.seeds) for spec in specs if spec in SEEDED]
+    return _each(ch, "answers", wanted, key, lambda: answers(ch.lm, items(ch), demonstration(ch.seed), letters=letters))
+
+
+def texts(ch: Chapter, specs: Sequence[str]) -> pd.DataFrame:
+    """Longer texts by the dense model and each of ``specs`` (tasks.collapse), a row a text.
+
+    With ``surprise``, their mean negative log-likelihood under the dense model (nats a token).
+    """
+    from prunelib.tasks import collapse
+    from prunelib.text import load_prompts
+
     settings = ch.settings
-    key = {
-        "spec": source, "calibration": ch.calibration_key if ":" in spec else None, "of_seed": seed,
-        "items": store.sha256(_items_file()), "passages": settings.passages,
-        "prompts": store.sha256(_prompts_file()), "long": [settings.long_prompts, settings.long_tokens],
-    }  # fmt: skip
-    if kind_of(source) in ("drop", "dense"):  # said whole by the list of sites
-        key |= {"calibration": None, "of_seed": None}
-    names = [f"answers_{slug}", f"texts_{slug}"]
-    found = ch.tables(names, key, [spec], lambda _: dict(zip(names, _score(ch, spec, seed), strict=True)))
-    store.report_progress("scoring models", number + 1, count)
-    label = _label(spec)
-    return tuple(found[name].assign(spec=spec, label=label, seed=seed) for name in names)
+    key = {"prompts": store.sha256(prompts_file()), "long": [settings.long_prompts, settings.long_tokens]}
+    prompts = load_prompts(str(prompts_file()), settings.long_prompts)
+    wanted = [("dense", ch.seed), *((spec, ch.seed) for spec in specs)]
+
+    def surprise(written: pd.DataFrame) -> pd.DataFrame:
+        return written.assign(surprise=collapse.surprise(ch.lm, written))
+
+    return _each(ch, "texts", wanted, key, lambda: collapse.write(ch.lm, prompts, settings.long_tokens), surprise)
+
+
+def _each(ch: Chapter, name: str, wanted, key: dict, ask, after=lambda found: found) -> pd.DataFrame:
+    """``ask()`` with each model applied, then ``after(result)`` on the dense one; a table of its own for each."""
+    parts = []
+    for number, (spec, seed) in enumerate(wanted):
+        source = _same_as(ch, spec, seed)
+        calibrated = kind_of(source) in ("sparsify", "quantize")
+        slug = source.replace(":", "-").replace(",", "_") + (f"_seed{seed}" if calibrated else "")
+        about = {"spec": source, "calibration": [ch.calibration_key, seed] if calibrated else None}
+
+        def compute(spec=spec, seed=seed):
+            with compressed(ch, spec, seed).applied(ch.lm):
+                found = ask()
+            return after(found)
+
+        found = ch.table(f"{name}_{slug}", key | about, compute)
+        store.report_progress(f"{name} of {len(wanted)} models", number + 1, len(wanted))
+        parts.append(found.assign(spec=spec, label=_label(spec), seed=seed))
+    return pd.concat(parts, ignore_index=True)
 
 
 def _same_as(ch: Chapter, spec: str, seed: int) -> str:
@@ -91,47 +152,33 @@ def _items_file():
     return data_dir() / "tasks" / "passages.jsonl"
 
 
-def _prompts_file():
+def _shown_file():
+    return data_dir() / "tasks" / "demonstration.jsonl"
+
+
+def prompts_file():
     return data_dir() / "tasks" / "prompts_long.jsonl"
 
 
 def items(ch: Chapter):
-    """(items scored, items shown as an example) of this run; see tasks.readouts."""
+    """The items of this run: all questions of the first passages."""
     from prunelib.tasks.items import load_items
-    from prunelib.tasks.readouts import split_demonstration
 
-    whole = load_items(_items_file(), seed=ch.seed)
-    scored, shown = split_demonstration(whole)
-    chosen = list(dict.fromkeys(item.passage_id for item in scored))[: max(1, ch.settings.passages - 1)]
-    return [item for item in scored if item.passage_id in chosen], shown
-
-
-def _score(ch: Chapter, spec: str, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    from prunelib.tasks import collapse
-    from prunelib.tasks.readouts import answers
-    from prunelib.text import load_prompts
-
-    lm = ch.lm
-    scored, shown = items(ch)
-    prompts = load_prompts(str(_prompts_file()), ch.settings.long_prompts)
-    made = compressed(ch, spec, seed)
-    with made.applied(lm):
-        answered = answers(lm, scored, shown)
-        written = collapse.write(lm, prompts, ch.settings.long_tokens)
-    return answered, written.assign(surprise=collapse.surprise(lm, written))
+    return load_items(_items_file(), ch.settings.passages, ch.seed)
 
 
 # ---------------------------------------------------------------- what is kept of the dense score
 
 
-def kept(scores: Scores, readouts: Sequence[str] = READOUTS, seed: int = 0) -> pd.DataFrame:
+def kept(answers: pd.DataFrame, readouts: Sequence[str] = READOUTS, seed: int = 0) -> pd.DataFrame:
     """Each model's score as a share of the dense one, with 95 % intervals over passages.
 
     Columns ``spec, label, kind, readout, score, dense, kept, lo, hi`` and, over
     calibration seeds, ``seed_lo, seed_hi`` (smallest and largest ``kept``; equal where
     there is one seed). Every item is compared with itself under the dense model.
     """
-    table, rows = scores.answers, []
+    table, rows = answers, []
+    readouts = [name for name in readouts if answers[name].notna().all()]
     dense = table[table["spec"] == "dense"].set_index("item_id")
     for (spec, label), some in table.groupby(["spec", "label"], sort=False):
         for readout in readouts:
@@ -146,12 +193,12 @@ def kept(scores: Scores, readouts: Sequence[str] = READOUTS, seed: int = 0) -> p
     return pd.DataFrame(rows, columns=names)
 
 
-def difference(scores: Scores, specs: Sequence[str], first: str = CHOICE, second: str = WRITTEN, seed: int = 0):
+def difference(answers: pd.DataFrame, specs: Sequence[str], first: str = CHOICE, second: str = WRITTEN, seed: int = 0):
     """Share kept in ``first`` minus share kept in ``second``, mean over ``specs``: (value, lo, hi).
 
     Passages are resampled, for all models and the dense one together.
     """
-    wide = _wide(scores, (first, second))
+    wide = _wide(answers, (first, second))
     columns = [(spec, readout) for spec in ("dense", *specs) for readout in (first, second)]
     missing = [spec for spec, _ in columns if (spec, first) not in wide]
     if missing or not len(specs):
@@ -164,23 +211,23 @@ def difference(scores: Scores, specs: Sequence[str], first: str = CHOICE, second
     return of_sums(wide[columns].to_numpy(), wide["passage_id"], statistic, seed=seed)
 
 
-def _wide(scores: Scores, readouts: Sequence[str]) -> pd.DataFrame:
+def _wide(answers: pd.DataFrame, readouts: Sequence[str]) -> pd.DataFrame:
     """A row an item, a column for each (spec, read-out): the mean over calibration seeds."""
-    means = scores.answers.groupby(["item_id", "passage_id", "spec"])[list(readouts)].mean().unstack("spec")
+    means = answers.groupby(["item_id", "passage_id", "spec"])[list(readouts)].mean().unstack("spec")
     means.columns = [(spec, readout) for readout, spec in means.columns]
     return means.reset_index()
 
 
-def lost_where_choice_is_kept(scores: Scores, enough: float = 0.95, seed: int = 0):
+def lost_where_choice_is_kept(answers: pd.DataFrame, enough: float = 0.95, seed: int = 0):
     """Claim C16: mean share of the generation score lost by models that keep ``enough`` of the choice score.
 
     Returns ((value, lo, hi), labels of these models). Which models they are is decided once, on all items.
     """
-    table = kept(scores, (CHOICE,), seed)
+    table = kept(answers, (CHOICE,), seed)
     some = table[(table["spec"] != "dense") & (table["kept"] >= enough)]
     if not len(some):
         return (float("nan"),) * 3, []
-    wide = _wide(scores, (WRITTEN,))
+    wide = _wide(answers, (WRITTEN,))
     columns = [(spec, WRITTEN) for spec in ("dense", *some["spec"])]
     found = of_sums(wide[columns].to_numpy(), wide["passage_id"],
                     lambda s: 1 - (s[..., 1:] / s[..., :1]).mean(-1), seed=seed)  # fmt: skip
@@ -189,10 +236,10 @@ def lost_where_choice_is_kept(scores: Scores, enough: float = 0.95, seed: int = 
 
 def chance(ch: Chapter) -> float:
     """Expected multiple-choice score of a model that knows nothing."""
-    return float(np.mean([1 / len(item.options) for item in items(ch)[0]]))
+    return float(np.mean([1 / len(item.options) for item in items(ch)]))
 
 
-def texts_by_model(scores: Scores, seed: int = 0) -> pd.DataFrame:
+def texts_by_model(texts: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Collapse measures of the longer texts: mean and 95 % interval over prompts.
 
     Columns ``spec, label, measure, mean, lo, hi``; measures ``repeated`` (share of
@@ -201,9 +248,8 @@ def texts_by_model(scores: Scores, seed: int = 0) -> pd.DataFrame:
     """
     from prunelib.measure.stats import cluster_mean
 
-    own = scores.texts[scores.texts["seed"] == scores.texts["seed"].iloc[0]]
     rows = []
-    for (spec, label), some in own.groupby(["spec", "label"], sort=False):
+    for (spec, label), some in texts.groupby(["spec", "label"], sort=False):
         for name in ("repeated", "distinct", "surprise", "length", "ended"):
             known = some[np.isfinite(some[name].astype(float))]
             rows.append((spec, label, name, *cluster_mean(known[name].astype(float), known["prompt_id"], seed=seed)))

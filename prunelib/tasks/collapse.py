@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 import pandas as pd
+import torch
 
 from prunelib.lm import LM
 from prunelib.tasks.generate import Generated, greedy
+from prunelib.tasks.prefix import extend
 from prunelib.tasks.score import Request, loglikelihoods
 from prunelib.text import Prompt
 
@@ -40,6 +42,19 @@ def surprise(lm: LM, texts: pd.DataFrame, batch_size: int = 32) -> list[float]:
     found = [float("nan")] * len(texts)
     for (i, _), row in zip(some, scored.itertuples(), strict=True):
         found[i] = -row.logprob / row.tokens
+    return found
+
+
+@torch.inference_mode()
+def token_probabilities(lm: LM, texts: pd.DataFrame) -> list[list[float]]:
+    """Probability under ``lm`` of each token of written texts (a table of :func:`write`), at temperature 1."""
+    found = []
+    for row in texts.itertuples():
+        whole = [*map(int, row.prompt_ids), *map(int, row.ids)]
+        hidden, _ = extend(lm, [whole[:-1]], keep=False)
+        wanted = torch.tensor(whole[len(row.prompt_ids) :], device=lm.device)
+        p = torch.softmax(lm.unembed(hidden[0, len(row.prompt_ids) - 1 :], "raw").double(), -1)
+        found.append(p.gather(1, wanted[:, None])[:, 0].tolist())
     return found
 
 

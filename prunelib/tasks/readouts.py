@@ -13,8 +13,9 @@ import pandas as pd
 
 from prunelib.errors import PrunelibError
 from prunelib.lm import LM
+from prunelib.paths import data_dir
 from prunelib.tasks.generate import greedy
-from prunelib.tasks.items import LETTERS, Item, contains, matches, token_f1
+from prunelib.tasks.items import LETTERS, Item, contains, load_items, matches, token_f1
 from prunelib.tasks.score import Request, loglikelihoods
 
 COLUMNS = {
@@ -33,16 +34,9 @@ STOP = ("\n",)
 """A written answer ends with its line."""
 
 
-def split_demonstration(items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
-    """(items to score, items shown): the last passage's questions are shown to the model with their answers.
-
-    Raises PrunelibError when there is only one passage.
-    """
-    last = items[-1].passage_id
-    rest = [item for item in items if item.passage_id != last]
-    if not rest:
-        raise PrunelibError("one passage is shown as an example: give at least two")
-    return rest, [item for item in items if item.passage_id == last]
+def demonstration(seed: int = 0) -> list[Item]:
+    """A short passage with three questions, shown with its answers before every item."""
+    return load_items(data_dir() / "tasks" / "demonstration.jsonl", seed=seed)
 
 
 def prompt(item: Item, shown: Sequence[Item], letters: bool = False) -> str:
@@ -66,14 +60,16 @@ def answers(
     shown: Sequence[Item],
     batch_size: int = 32,
     share: bool = True,
+    letters: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
     """Ask every item in all read-outs; one row an item.
 
-    Columns: ``item_id, passage_id, type``; the scores of :data:`COLUMNS`;
-    ``answer_nll`` (nats a token of the reference answer), ``chosen`` (the option that
-    ``choice`` takes), ``text`` (what was written) and ``ended``. ``batch_size`` counts
-    items; questions on one passage read it once. Raises PrunelibError for an option that has no token.
+    Columns: ``item_id, passage_id, type``; the scores of :data:`COLUMNS`
+    (``letters=False`` leaves ``choice_letter`` NaN); ``answer_nll`` (nats a token of the
+    reference answer), ``chosen`` (the option that ``choice`` takes), ``text`` (what was
+    written) and ``ended``. ``batch_size`` counts items; questions on one passage read
+    it once. Raises PrunelibError for an option that has no token.
     """
     done = iter(range(1, 4))
 
@@ -85,9 +81,10 @@ def answers(
     options = [(i, option) for i, item in enumerate(items) for option in item.options]
     by_text = _score(lm, items, plain, options, batch_size, share)
     step()
-    lettered = [prompt(item, shown, letters=True) for item in items]
-    letters = [(i, LETTERS[n]) for i, item in enumerate(items) for n in range(len(item.options))]
-    by_letter = _score(lm, items, lettered, letters, batch_size, share)
+    if letters:
+        lettered = [prompt(item, shown, letters=True) for item in items]
+        marks = [(i, LETTERS[n]) for i, item in enumerate(items) for n in range(len(item.options))]
+        by_letter = _score(lm, items, lettered, marks, batch_size, share)["logprob"].to_numpy()
     step()
     encoded = [lm.encode_one(text, chat=False) for text in plain]
     groups = [item.passage_id for item in items] if share else None
@@ -97,14 +94,14 @@ def answers(
     for item, made in zip(items, written, strict=True):
         some = slice(start, start + len(item.options))
         start = some.stop
-        scores, letter = by_text[some].reset_index(drop=True), by_letter[some].reset_index(drop=True)
+        scores = by_text[some].reset_index(drop=True)
         by_length = scores["logprob"] / [len(option) for option in item.options]
         reference = scores.loc[item.correct]
         rows.append({
             "item_id": item.id, "passage_id": item.passage_id, "type": item.type,
             "choice": float(by_length.idxmax() == item.correct),
             "choice_raw": float(scores["logprob"].idxmax() == item.correct),
-            "choice_letter": float(letter["logprob"].idxmax() == item.correct),
+            "choice_letter": float(by_letter[some].argmax() == item.correct) if letters else float("nan"),
             "forced": reference["matched"] / reference["tokens"],
             "generation": float(matches(made.text, item.accepted)),
             "generation_contains": float(contains(made.text, item.accepted)),

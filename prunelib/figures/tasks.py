@@ -1,0 +1,197 @@
+"""Figures of the task chapters: what is kept of the dense score, and the longer texts."""
+
+import pandas as pd
+
+from prunelib.figures.core import Drawn, figure
+from prunelib.figures.style import Style
+
+READOUTS = {"choice": "multiple choice", "forced": "next token, true answer so far", "generation": "generation"}
+KINDS = {"attn": "attention dropped", "mlp": "MLP dropped", "block": "blocks dropped"}
+
+
+def _looks(style: Style) -> dict[str, dict]:
+    c = style.colours
+    return {
+        "choice": {"color": c.blue, "marker": "o", "ls": style.linestyles[0]},
+        "forced": {"color": c.green, "marker": "^", "ls": style.linestyles[3]},
+        "generation": {"color": c.vermillion, "marker": "s", "ls": style.linestyles[1]},
+    }
+
+
+def _lines(axis, data: pd.DataFrame, style: Style) -> None:
+    """A line with its interval for each read-out; ``data`` has x, kept, lo, hi, readout."""
+    for readout, look in _looks(style).items():
+        rows = data[data["readout"] == readout].sort_values("x")
+        if len(rows):
+            axis.fill_between(rows["x"], rows["lo"], rows["hi"], color=look["color"], alpha=0.15, lw=0)
+            axis.plot(rows["x"], rows["kept"], label=READOUTS[readout], **look)
+
+
+def _frame(axes, data: pd.DataFrame, style: Style) -> None:
+    """Reference lines, limits and labels that the panels share."""
+    top = min(1.6, max(1.15, data["hi"].max() + 0.05))
+    chance = data["chance"].iloc[0]
+    for axis in axes:
+        axis.axhline(1, color=style.muted, lw=0.8)
+        axis.axhline(chance, color=style.muted, lw=0.9, ls=style.linestyles[2])
+        axis.set_ylim(-0.03, top)
+    axes[0].set_ylabel("score, dense = 1")
+    axes[0].text(0.03, chance + 0.01, "guessing (choice)", fontsize=7, color=style.muted, va="bottom",
+                 transform=axes[0].get_yaxis_transform())  # fmt: skip
+
+
+@figure("fig-dropping-kept", "What survives when sublayers are dropped", "08-dropping-layers")
+def dropping(data: pd.DataFrame, style: Style) -> Drawn:
+    """Share of the dense score kept against the share of layers dropped, by kind of sublayer."""
+    own, paper = data[data["source"] == "this run"], data[data["source"] != "this run"]
+    kinds = [kind for kind in KINDS if kind in set(own.loc[own["x"] > 0, "kind"])]
+    fig, axes = style.subplots(height=3.4, ncols=len(kinds), sharey=True, squeeze=False)
+    axes = axes[0]
+    for axis, kind in zip(axes, kinds, strict=True):
+        for (readout, name), rows in paper[paper["kind"] == kind].groupby(["readout", "task"], sort=False):
+            look = _looks(style)[readout]
+            line = style.linestyles[2] if "HellaSwag" in name else look["ls"]
+            axis.plot(rows["x"], rows["kept"], color=look["color"], ls=line, lw=1, alpha=0.6, label=name)
+        _lines(axis, own[own["kind"] == kind], style)
+        axis.set(title=KINDS[kind], xlabel="% of layers", xlim=(0, None))
+    _frame(axes, own, style)
+    handles, labels = axes[0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7)
+    last = own[own["x"] > 0].groupby(["kind", "readout"]).tail(1).set_index(["kind", "readout"])["kept"]
+    most = {kind: own.loc[(own["kind"] == kind), "x"].max() for kind in kinds}
+    words = "; ".join(f"{KINDS[k].split()[0]} at {most[k]:.0f} %: choice {last[k, 'choice']:.2f}, generation "
+                      f"{last[k, 'generation']:.2f}" for k in kinds)  # fmt: skip
+    mean = own[own["x"] > 0].groupby("readout")["kept"].mean()
+    caption = (
+        f"**On the same items, multiple choice keeps {mean['choice']:.0%} of its dense score and generation "
+        f"{mean['generation']:.0%} (mean over the plans drawn).** Score relative to the dense model against the share "
+        "of layers whose sublayer is dropped; shading is the 95 % interval over passages, paired with dense. Thin "
+        "lines: the paper's MMLU and HellaSwag (choice) and GSM8K (generation) curves of its 7B model. Dotted: "
+        "guessing among the options."
+    )
+    alt = f"Three line charts of the share of the dense score kept. Largest drops: {words}."
+    return Drawn(fig, caption, alt)
+
+
+@figure("fig-dropping-texts", "Longer texts by dropped models", "08-dropping-layers")
+def texts(data: pd.DataFrame, style: Style) -> Drawn:
+    """Repetition and surprise of longer texts, model by model."""
+    measures = {"repeated": "4-grams seen before", "surprise": "nats a token, dense model"}
+    fig, axes = style.subplots(height=0.24 * data["label"].nunique() + 1, ncols=2, sharey=True)
+    labels = list(dict.fromkeys(data["label"]))
+    for axis, (name, words), colour in zip(axes, measures.items(), style.colours, strict=False):
+        rows = data[data["measure"] == name].set_index("label").loc[labels]
+        spread = [rows["mean"] - rows["lo"], rows["hi"] - rows["mean"]]
+        axis.errorbar(rows["mean"], labels, xerr=spread, fmt="o", color=colour, elinewidth=1)
+        axis.axvline(rows["mean"].iloc[0], color=style.muted, lw=0.8)
+        axis.set(xlabel=words, xlim=(0, None))
+    axes[0].invert_yaxis()
+    wide = data.pivot(index="label", columns="measure", values="mean").loc[labels]
+    most = wide["repeated"].idxmax()
+    odd = wide["surprise"].idxmax()
+    first = wide.iloc[0]
+    caption = (
+        f"**{most} repeats itself most ({wide.loc[most, 'repeated']:.0%} of its 4-grams stood in the text before, "
+        f"dense {first['repeated']:.0%}); {odd} is the strangest to the dense model ({wide.loc[odd, 'surprise']:.1f} "
+        f"nats a token, dense {first['surprise']:.1f}).** Greedy texts on open prompts; bars are 95 % intervals over "
+        "prompts. A collapsed model loops (left) or writes what the dense model finds unlikely (right)."
+    )
+    listed = "; ".join(f"{r.Index} {r.repeated:.2f} and {r.surprise:.2f}" for r in wide.itertuples())
+    return Drawn(fig, caption, f"Dot plots of repeated 4-grams and of surprise by model. {listed}.")
+
+
+@figure("fig-sparsity-kept", "What survives when weights are removed", "09-sparsity")
+def sparsity(data: pd.DataFrame, style: Style) -> Drawn:
+    """Share of the dense score kept against sparsity, by method; patterns as single points."""
+    methods = list(dict.fromkeys(data.loc[data["method"] != "dense", "method"]))
+    fig, axes = style.subplots(height=3.3, ncols=len(methods), sharey=True, squeeze=False)
+    for axis, method in zip(axes[0], methods, strict=True):
+        rows = data[data["method"] == method]
+        plain = rows[rows["pattern"] == ""]
+        if len(plain):
+            start = data[data["method"] == "dense"]
+            _lines(axis, pd.concat([start, plain]), style)
+        for n, (pattern, some) in enumerate(rows[rows["pattern"] != ""].groupby("pattern", sort=False)):
+            place = 82 + 9 * n
+            for readout, look in _looks(style).items():
+                one = some[some["readout"] == readout]
+                spread = [one["kept"] - one["lo"], one["hi"] - one["kept"]]
+                axis.errorbar([place], one["kept"], spread, fmt=look["marker"], color=look["color"], elinewidth=1)
+            axis.text(place, -0.02, pattern, ha="center", fontsize=7, color=style.foreground)
+        axis.set(title=method, xlabel="% of weights removed", xlim=(0, 98), xticks=[0, 30, 50, 70])
+    _frame(axes[0], data, style)
+    handles, labels = axes[0][-1].get_legend_handles_labels()
+    for axis in axes[0]:
+        if len(axis.get_legend_handles_labels()[0]) > len(handles):
+            handles, labels = axis.get_legend_handles_labels()
+    if handles:
+        fig.legend(handles, labels, loc="outside lower center", ncols=3)
+    pruned = data[data["method"] != "dense"]
+    mean = pruned.groupby("readout")["kept"].mean()
+    caption = (
+        f"**With weights removed, multiple choice keeps {mean['choice']:.0%} of its dense score and generation "
+        f"{mean['generation']:.0%} (mean over the settings drawn).** Same items in every read-out; bars and shading "
+        "are 95 % intervals over passages, paired with dense. N:M patterns stand at the right. Dotted: guessing."
+    )
+    wide = pruned.pivot(index="label", columns="readout", values="kept")
+    listed = "; ".join(f"{label} {row['choice']:.2f} and {row['generation']:.2f}" for label, row in wide.iterrows())
+    return Drawn(fig, caption, f"Line charts of the share kept in multiple choice and generation. {listed}.")
+
+
+@figure("fig-choice-generation", "Multiple choice is no proxy for writing", "09-sparsity")
+def proxy(data: pd.DataFrame, style: Style) -> Drawn:
+    """Share kept in generation against share kept in multiple choice, every compressed model a point."""
+    fig, axis = style.subplots(height=4)
+    shapes = {"drop": ("^", style.colours.green, "sublayers dropped"),
+              "sparsify": ("o", style.colours.blue, "weights removed")}  # fmt: skip
+    for kind, (marker, colour, words) in shapes.items():
+        rows = data[data["kind"] == kind]
+        if len(rows):
+            x, y = rows["choice"], rows["generation"]
+            axis.errorbar(x, y, [y - rows["generation_lo"], rows["generation_hi"] - y],
+                          [x - rows["choice_lo"], rows["choice_hi"] - x], fmt=marker, color=colour, elinewidth=0.5,
+                          label=words)  # fmt: skip
+    top = max(1.1, data["choice"].max() + 0.05, data["generation"].max() + 0.05)
+    axis.plot([0, top], [0, top], color=style.muted, lw=0.8, ls=style.linestyles[2])
+    for row in data.itertuples():
+        axis.annotate(row.label, (row.choice, row.generation), (3, 3), textcoords="offset points", fontsize=6,
+                      color=style.foreground)  # fmt: skip
+    axis.set(xlabel="multiple choice, dense = 1", ylabel="generation, dense = 1",
+             xlim=(max(0, data["choice"].min() - 0.1), top), ylim=(-0.05, top))  # fmt: skip
+    axis.legend(loc="upper left")
+    below = (data["generation"] < data["choice"]).mean()
+    worst = data.loc[(data["choice"] - data["generation"]).idxmax()]
+    caption = (
+        f"**{below:.0%} of the compressed models lie below the diagonal: they keep more of their multiple-choice score "
+        f"than of their generation score; {worst['label']} keeps {worst['choice']:.0%} of the one and "
+        f"{worst['generation']:.0%} of the other.** Each point is a model, bars are 95 % intervals over passages. "
+        "Dotted: both scores fall alike."
+    )
+    listed = "; ".join(f"{r.label} {r.choice:.2f}, {r.generation:.2f}" for r in data.itertuples())
+    return Drawn(fig, caption, f"Scatter of share kept in generation against multiple choice. {listed}.")
+
+
+@figure("fig-case-tokens", "How sure the models are of what they write", "10-case-study")
+def case(data: pd.DataFrame, style: Style) -> Drawn:
+    """Probability of each written token, under the model that wrote it and under the dense one."""
+    fig, axes = style.subplots(height=3.2, ncols=2, sharey=True)
+    labels = list(dict.fromkeys(data["label"]))
+    for axis, column, title in zip(axes, ("p_own", "p_dense"), ("under its own writer", "under the dense model"),
+                                   strict=True):  # fmt: skip
+        for i, label in enumerate(labels):
+            rows = data[data["label"] == label].groupby("position")[column].mean().rolling(8, min_periods=1).mean()
+            colour = style.foreground if label == labels[0] else style.colours[(i - 1) % 6]
+            axis.plot(rows.index + 1, rows, label=label, color=colour, ls=style.linestyles[i % 6], lw=1.3)
+        axis.set(title=title, xlabel="token written", ylim=(0, 1.02))
+    axes[0].set_ylabel("probability of the token")
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
+    means = data.groupby("label", sort=False)[["p_own", "p_dense"]].mean()
+    worst = means["p_dense"].idxmin()
+    caption = (
+        f"**{worst} gives its own tokens {means.loc[worst, 'p_own']:.2f} on average, the dense model gives them "
+        f"{means.loc[worst, 'p_dense']:.2f}: it is sure of what the dense model would not write.** Probability of each "
+        "token of the texts on this page under the model that wrote it and under the dense model, running mean "
+        "over 8 tokens."
+    )
+    listed = "; ".join(f"{r.Index} {r.p_own:.2f} and {r.p_dense:.2f}" for r in means.itertuples())
+    return Drawn(fig, caption, f"Two line charts of token probability by position. Means own and dense: {listed}.")
