@@ -103,6 +103,7 @@ def texts(data: pd.DataFrame, style: Style) -> Drawn:
 @figure("fig-sparsity-kept", "What survives when weights are removed", "09-sparsity")
 def sparsity(data: pd.DataFrame, style: Style) -> Drawn:
     """Share of the dense score kept against sparsity, by method; patterns as single points."""
+    data = data.assign(pattern=data["pattern"].fillna(""))  # an empty field of the CSV
     methods = list(dict.fromkeys(data.loc[data["method"] != "dense", "method"]))
     fig, axes = style.subplots(height=3.3, ncols=len(methods), sharey=True, squeeze=False)
     for axis, method in zip(axes[0], methods, strict=True):
@@ -117,7 +118,7 @@ def sparsity(data: pd.DataFrame, style: Style) -> Drawn:
                 one = some[some["readout"] == readout]
                 spread = [one["kept"] - one["lo"], one["hi"] - one["kept"]]
                 axis.errorbar([place], one["kept"], spread, fmt=look["marker"], color=look["color"], elinewidth=1)
-            axis.text(place, -0.02, pattern, ha="center", fontsize=7, color=style.foreground)
+            axis.text(place, 1.02, pattern, ha="center", fontsize=7, color=style.foreground)
         axis.set(title=method, xlabel="% of weights removed", xlim=(0, 98), xticks=[0, 30, 50, 70])
     _frame(axes[0], data, style)
     handles, labels = axes[0][-1].get_legend_handles_labels()
@@ -154,11 +155,13 @@ def proxy(data: pd.DataFrame, style: Style) -> Drawn:
     top = max(1.1, data["choice"].max() + 0.05, data["generation"].max() + 0.05)
     axis.plot([0, top], [0, top], color=style.muted, lw=0.8, ls=style.linestyles[2])
     for row in data.itertuples():
-        axis.annotate(row.label, (row.choice, row.generation), (3, 3), textcoords="offset points", fontsize=6,
-                      color=style.foreground)  # fmt: skip
+        axis.annotate(row.label, (row.choice, row.generation), (1, 4), textcoords="offset points", fontsize=6.5,
+                      rotation=40, color=style.foreground)  # fmt: skip
     axis.set(xlabel="multiple choice, dense = 1", ylabel="generation, dense = 1",
              xlim=(max(0, data["choice"].min() - 0.1), top), ylim=(-0.05, top))  # fmt: skip
     axis.legend(loc="upper left")
+    top += 0.06  # room for the last label
+    axis.set(xlim=(axis.get_xlim()[0], top), ylim=(-0.05, top))
     below = (data["generation"] < data["choice"]).mean()
     worst = data.loc[(data["choice"] - data["generation"]).idxmax()]
     caption = (
@@ -188,8 +191,9 @@ def case(data: pd.DataFrame, style: Style) -> Drawn:
     means = data.groupby("label", sort=False)[["p_own", "p_dense"]].mean()
     worst = means["p_dense"].idxmin()
     caption = (
-        f"**{worst} gives its own tokens {means.loc[worst, 'p_own']:.2f} on average, the dense model gives them "
-        f"{means.loc[worst, 'p_dense']:.2f}: it is sure of what the dense model would not write.** Probability of each "
+        f"**What {worst} writes is the least likely to the dense model: its tokens have a mean probability of "
+        f"{means.loc[worst, 'p_dense']:.2f} there and {means.loc[worst, 'p_own']:.2f} under {worst} itself (dense "
+        f"text: {means['p_dense'].iloc[0]:.2f}).** A curve that rises on both sides is a loop. Probability of each "
         "token of the texts on this page under the model that wrote it and under the dense model, running mean "
         "over 8 tokens."
     )

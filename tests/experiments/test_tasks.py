@@ -100,3 +100,21 @@ def test_figures_from_tables_alone(scores, tmp_path, monkeypatch):
         card = figures.draw(name, data, tmp_path, {"model": {"name": "tiny"}})
         assert card.caption.startswith("**") and "nan" not in card.caption + card.alt
     assert "keeps 100% of its dense score" not in figures.load_card(tmp_path, "fig-dropping-kept").caption
+
+
+def test_sparsity_figure_draws_lines_and_patterns(scores, tmp_path, monkeypatch):
+    """The CSV writes "no pattern" as an empty field: what is read back must be drawn as a line."""
+    from prunelib.experiments import task_tables
+    from prunelib.figures import read_csv, style
+    from prunelib.figures.tasks import sparsity
+
+    monkeypatch.setattr(tasks, "chance", lambda ch: 0.25)
+    sparse = scores[~scores["spec"].str.startswith("drop")]
+    more = sparse[sparse["spec"] == "wanda:0.5"].assign(spec="wanda:2:4", label="Wanda 2:4")
+    table = task_tables.sparsity(type("Ch", (), {"seed": 0}), pd.concat([sparse, more]))
+    table.to_csv(tmp_path / "data.csv", index=False)
+    drawn = sparsity(read_csv(tmp_path / "data.csv"), style.light())
+    (axis,) = drawn.fig.axes
+    lines = {line.get_label(): list(line.get_xdata()) for line in axis.get_lines() if len(line.get_xdata()) == 2}
+    assert lines["generation"] == [0, 50] and lines["multiple choice"] == [0, 50]
+    assert "2:4" in [text.get_text() for text in axis.texts]
