@@ -103,7 +103,7 @@ def record(ch: Chapter, answers: pd.DataFrame, chapter: str, claim: str) -> pd.D
     shown = table.pivot(index=["spec", "label"], columns="readout", values="score").loc[
         list(dict.fromkeys(zip(table["spec"], table["label"], strict=True)))]  # fmt: skip
     shown = shown[list(table["readout"].unique())].rename(columns=tasks.LABELS).round(2)
-    return shown.reset_index(level="label").reset_index(drop=True)
+    return shown.reset_index(level="label").reset_index(drop=True).rename_axis(columns=None)
 
 
 def record_texts(ch: Chapter, texts: pd.DataFrame) -> None:
