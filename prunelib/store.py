@@ -13,6 +13,7 @@ Every write goes to a temporary name and is renamed, so a killed run leaves
 only whole files. A table is computed again only when its key changed.
 """
 
+import ast
 import contextlib
 import hashlib
 import json
@@ -41,11 +42,10 @@ PACKAGES = [
     *("numpy", "scipy", "pandas", "pyarrow", "matplotlib", "seaborn"),
     *("papermill", "nbclient", "ipykernel", "myst-nb", "jupyter-book", "sphinx"),
 ]
-# Files that can change a number in a table; the others can only change how it is shown.
-_COMPUTE = {
-    *("arch.py", "checkpoint.py", "fetch.py", "lm.py", "hooks.py", "text.py", "paper.py"),
-    *("compress", "measure", "tasks", "experiments"),
-}
+# Sources that can change a number in any table, and packages of which a table depends on what it
+# imports; all others can only change how a table is shown.
+_SHARED = ("arch.py", "checkpoint.py", "fetch.py", "lm.py", "hooks.py", "text.py", "paper.py", "compress", "measure")
+_GROWN = ("tasks", "experiments")
 
 
 # ---------------------------------------------------------------- atomic writes
@@ -102,15 +102,41 @@ def key_hash(key: dict) -> str:
 
 
 @cache
-def code_digest(compute_only: bool = False) -> str:
-    """Hex SHA-256 over the package's sources (only those that can change a table, if asked)."""
+def code_digest(of: str = "") -> str:
+    """Hex SHA-256 over the package's sources, or over those that can change a table made by module ``of``.
+
+    These are the shared ones, and of the packages that are grown chapter by chapter only
+    what ``of`` imports: a new task does not make old theorem checks out of date.
+    """
     root = Path(__file__).resolve().parent
     digest = hashlib.sha256()
-    for file in sorted(root.rglob("*.py")):
-        name = file.relative_to(root).as_posix()
-        if not compute_only or name.split("/")[0] in _COMPUTE:
-            digest.update(name.encode() + b"\0" + file.read_bytes() + b"\0")
+    for file in _sources_of(of, root) if of else sorted(root.rglob("*.py")):
+        digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()
+
+
+def _sources_of(module: str, root: Path) -> list[Path]:
+    grown = {f"prunelib.{file.relative_to(root).with_suffix('').as_posix().replace('/', '.')}": file
+             for folder in _GROWN for file in (root / folder).rglob("*.py")}  # fmt: skip
+    found, waiting = set(), {module}
+    while waiting:
+        name = waiting.pop()
+        if name in grown and name not in found:
+            found.add(name)
+            waiting |= _imported(grown[name])
+    shared = [file for name in _SHARED for file in [root / name, *(root / name).rglob("*.py")] if file.is_file()]
+    return sorted([*shared, *(grown[name] for name in found)])
+
+
+def _imported(file: Path) -> set[str]:
+    """Names of everything a source file imports, at its head or inside a function."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
 
 
 @cache

@@ -186,5 +186,6 @@ def test_site_check_reads_style_sheets(tmp_path):
 
 def test_real_toc_lists_the_notebooks_in_order():
     notebooks, pages = publish.chapters()
-    assert [int(name.split("-")[0]) for name in notebooks] == list(range(1, 8))
+    assert [int(name.split("-")[0]) for name in notebooks] == list(range(1, 1 + len(notebooks)))
+    assert len(notebooks) >= 10
     assert pages[0] == "book/index.md" and all(Path(page).parent.name == "book" for page in pages)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -124,7 +125,15 @@ def test_keys_ignore_the_order_of_fields():
     assert store.key_hash({"a": 1}) != store.key_hash({"a": 2})
 
 
-def test_a_change_to_a_figure_changes_the_code_digest_but_not_that_of_the_tables():
-    assert store.code_digest() != store.code_digest(compute_only=True)
-    compute = {f.split("/")[0] for f in store._COMPUTE}
-    assert not compute & {"figures", "claims.py", "publish.py", "cli.py"}
+def test_the_code_digest_of_a_table_covers_what_its_module_imports():
+    root = Path(store.__file__).parent
+    names = {f.relative_to(root).as_posix() for f in store._sources_of("prunelib.experiments.tasks", root)}
+    # shared, its own, imported at the head, imported inside a function, imported by an import
+    needed = ("lm.py", "compress/drop.py", "experiments/tasks.py", "experiments/methods.py", "tasks/readouts.py",
+              "tasks/score.py", "tasks/prefix.py")  # fmt: skip
+    assert names >= set(needed)
+    assert not {name for name in names if name.startswith(("figures", "claims", "publish", "cli"))}
+    theorems = {f.relative_to(root).as_posix() for f in store._sources_of("prunelib.experiments.theorems", root)}
+    assert not {name for name in theorems if name.startswith("tasks/")}
+    digests = [store.code_digest(), *(store.code_digest(f"prunelib.experiments.{m}") for m in ("tasks", "theorems"))]
+    assert len(set(digests)) == 3

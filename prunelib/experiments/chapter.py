@@ -61,14 +61,14 @@ class Chapter:
         """The dense model, loaded the first time something has to be computed."""
         return self._load()
 
-    def key(self, **extra) -> dict:
-        """What every number of this run depends on, plus ``extra``."""
+    def key(self, module: str, **extra) -> dict:
+        """What every number that ``module`` computes in this run depends on, plus ``extra``."""
         versions = store.packages()
         return {
             "model": self.model["fingerprint"],
             "dtype": self.model["dtype"],
             "device": self.model["device"],
-            "code": store.code_digest(compute_only=True),
+            "code": store.code_digest(module),
             "packages": {name: versions.get(name) for name in ("torch", "transformers", "numpy")},
             "seed": self.seed,
             **extra,
@@ -103,13 +103,13 @@ class Chapter:
 
     def table(self, name: str, key: dict, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         """A table of this run: read back if ``key`` is unchanged, else computed and saved."""
-        return self.run.table(name, self.key(**key), compute)
+        return self.run.table(name, self.key(compute.__module__, **key), compute)
 
     def tables(
         self, names: Sequence[str], key: dict, items: Sequence, compute: Callable
     ) -> dict[str, pd.DataFrame]:
         """Several tables computed together, one resumable unit for each of ``items``."""
-        return self.run.tables(names, self.key(**key), items, compute)
+        return self.run.tables(names, self.key(compute.__module__, **key), items, compute)
 
     def figure(self, figure_id: str, data: pd.DataFrame):
         """Draw a figure from its tidy data, save all its files, and return its card."""

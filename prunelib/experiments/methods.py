@@ -215,7 +215,7 @@ def _file(ch: Chapter, spec: str, seed: int):
 
 
 def _key(ch: Chapter, spec: str, seed: int) -> dict:
-    return ch.key(spec=spec, calibration=ch.calibration_key, calibration_seed=seed)
+    return ch.key(__name__, spec=spec, calibration=ch.calibration_key, calibration_seed=seed)
 
 
 def _save(ch: Chapter, made, seed: int) -> None:
