@@ -157,6 +157,7 @@ CLAIMS: dict[str, Claim] = {
             "attention sublayers dropped",
             ">=",
             0.9,
+            "11-retrieval",
         ),
         Claim(
             "C11",

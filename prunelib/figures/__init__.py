@@ -23,7 +23,7 @@ from prunelib.figures.provenance import read_provenance
 from prunelib.figures.style import Style
 
 # Importing a module registers its figures; this order numbers those of one notebook.
-_MODULES = ("theorems", "head", "layerwise", "middle", "methods", "tasks")
+_MODULES = ("theorems", "head", "layerwise", "middle", "methods", "tasks", "retrieval")
 for _name in _MODULES:
     if importlib.util.find_spec(f"{__name__}.{_name}"):
         importlib.import_module(f"{__name__}.{_name}")
