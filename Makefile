@@ -1,6 +1,9 @@
 # make book   set up, run every notebook on the default model, render site/index.html
+# make read   set up and render the committed reference run, without running a model
 # make test   set up and run all tests
 # make lint   check style
+# make reference   run everything in profile full (hours, resumes), keep it in data/reference;
+#             BENCHMARKS=gsm8k,commonsense_qa with PRUNELIB_DATASETS=FOLDER adds standard benchmarks
 # make clean  remove what was generated (the model cache is kept)
 
 PYTHON  ?= python3
@@ -10,12 +13,19 @@ PROFILE ?= quick
 MODEL   ?= smollm2-135m-instruct
 SLUG     = $(subst /,--,$(MODEL))
 
-.PHONY: book test lint clean setup
+.PHONY: book read reference test lint clean setup
 .DELETE_ON_ERROR:
 
 book: setup
 	$(BIN)/prunelib run --model $(MODEL) --profile $(PROFILE)
 	$(BIN)/prunelib book --run runs/$(SLUG)/$(PROFILE)
+
+read: setup
+	$(BIN)/prunelib book --reference $(SLUG)
+
+reference: setup
+	$(BIN)/prunelib run --model $(MODEL) --profile full $(if $(BENCHMARKS),-p benchmarks=$(BENCHMARKS))
+	$(BIN)/prunelib reference --run runs/$(SLUG)/full
 
 test: setup
 	$(BIN)/python -m pytest

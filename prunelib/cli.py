@@ -94,6 +94,11 @@ def build_parser() -> Parser:
     book.add_argument("--run", dest="folder", type=Path, default=DEFAULT_RUN, metavar="DIR",
                       help=f"run folder (default {DEFAULT_RUN})")  # fmt: skip
     book.add_argument("--site", type=Path, default=Path("site"), metavar="DIR", help="output (default site/)")
+    book.add_argument("--reference", nargs="?", const="smollm2-135m-instruct", metavar="MODEL",
+                      help="render the committed reference run instead, without any model")  # fmt: skip
+
+    keep = command("reference", keep_reference, "keep a finished run as the committed reference of its model")
+    keep.add_argument("--run", dest="folder", type=Path, required=True, metavar="DIR", help="run folder")
 
     compress = command("compress", compress_model, "save a pruned or quantized model that plain transformers loads",
                        epilog=COMPRESS_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
@@ -174,15 +179,26 @@ def run_notebooks(args) -> int:
 
 
 def build_book(args) -> int:
-    from prunelib import publish
+    from prunelib import publish, reference
 
-    if not (args.folder / "manifest.json").is_file():
-        raise PrunelibError(f"no run in {args.folder}: start with `prunelib run`, or name a run with --run")
+    folder, current = args.folder, args.reference is None
+    if not current:
+        work = args.site.resolve().parent / "_build" / "reference"
+        folder = reference.restore(reference.folder(args.reference), work)
+    if not (folder / "manifest.json").is_file():
+        raise PrunelibError(f"no run in {folder}: start with `prunelib run`, or name a run with --run")
     try:
-        print(publish.build(args.folder, args.site))
+        print(publish.build(folder, args.site, current=current))
     except publish.NotPublishable as error:
         print(f"prunelib: {error}", file=sys.stderr)
         return 1
+    return 0
+
+
+def keep_reference(args) -> int:
+    from prunelib import reference
+
+    print(reference.save(args.folder))
     return 0
 
 

@@ -65,8 +65,10 @@ def _files(node) -> Iterator[str]:
             yield from _files(child)
 
 
-def gate(run_dir: Path, root: Path | None = None) -> list[str]:
+def gate(run_dir: Path, root: Path | None = None, current: bool = True) -> list[str]:
     """Why this run must not be published, one line each; empty when it may be.
+
+    ``current=False`` allows a run of older notebooks and code, as a committed reference is.
 
     Checked: every notebook of the book was executed to its last cell without an
     error, from today's notebook and today's code; every file is the one the
@@ -79,7 +81,7 @@ def gate(run_dir: Path, root: Path | None = None) -> list[str]:
     notebooks, pages = chapters(root)
     found = []
     for name in notebooks:
-        found += _notebook_problems(run_dir, root, name, manifest["notebooks"].get(name))
+        found += _notebook_problems(run_dir, root, name, manifest["notebooks"].get(name), current)
     found += _file_problems(run_dir, manifest)
     for page in pages:
         if (root / page).is_file():
@@ -87,13 +89,14 @@ def gate(run_dir: Path, root: Path | None = None) -> list[str]:
         else:
             found.append(f"{page} is in _toc.yml but does not exist")
     for name in notebooks:
-        cells = store.read_json(root / "notebooks" / f"{name}.ipynb").get("cells", [])
+        source = root / "notebooks" if current else run_dir / "notebooks"
+        cells = store.read_json(source / f"{name}.ipynb").get("cells", [])
         texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
         found += _reference_problems(name, "\n\n".join(texts), manifest)
     return found
 
 
-def _notebook_problems(run_dir: Path, root: Path, name: str, entry: dict | None) -> list[str]:
+def _notebook_problems(run_dir: Path, root: Path, name: str, entry: dict | None, current: bool) -> list[str]:
     source = root / "notebooks" / f"{name}.ipynb"
     executed = run_dir / "notebooks" / f"{name}.ipynb"
     if not source.is_file():
@@ -102,9 +105,9 @@ def _notebook_problems(run_dir: Path, root: Path, name: str, entry: dict | None)
         return [f"{name} was not run: `prunelib run {name[:2]}`"]
     again = f"run `prunelib run {name[:2]}` again"
     found = []
-    if entry.get("source_sha256") != store.sha256(source):
+    if current and entry.get("source_sha256") != store.sha256(source):
         found.append(f"{name} changed since it was run: {again}")
-    if entry.get("code", {}).get("digest") != store.code_digest():
+    if current and entry.get("code", {}).get("digest") != store.code_digest():
         found.append(f"{name} was run with other code than today's: {again}")
     if entry.get("sha256") != store.sha256(executed):
         found.append(f"{executed.name} is not the file that the run wrote: {again}")
@@ -247,16 +250,17 @@ def _json(content) -> bytes:
 # ---------------------------------------------------------------- build
 
 
-def build(run_dir: Path, site: Path = Path("site"), root: Path | None = None) -> Path:
+def build(run_dir: Path, site: Path = Path("site"), root: Path | None = None, current: bool = True) -> Path:
     """Render a run to ``site`` and return its ``index.html``.
 
-    ``root`` is the project's folder. Intermediate files are kept in ``_build/`` beside the site, so that a second
-    build renders only what changed. Raises :class:`NotPublishable` when the
-    gate, Sphinx (any warning) or a check of the rendered pages fails, after
-    writing every problem to stderr; the old site is then left as it was.
+    ``root`` is the project's folder; ``current`` is that of :func:`gate`. Intermediate files
+    are kept in ``_build/`` beside the site, so that a second build renders only what
+    changed. Raises :class:`NotPublishable` when the gate, Sphinx (any warning) or a check
+    of the rendered pages fails, after writing every problem to stderr; the old site is
+    then left as it was.
     """
     run_dir, site, root = Path(run_dir), Path(site).resolve(), root or paths.project_root()
-    _refuse_if(gate(run_dir, root), f"{run_dir} cannot be published")
+    _refuse_if(gate(run_dir, root, current), f"{run_dir} cannot be published")
     if site.exists() and any(site.iterdir()) and not (site / "manifest.json").is_file():
         raise PrunelibError(
             f"{site} is not empty and holds no book; name another folder with --site"

@@ -1,0 +1,124 @@
+"""The committed reference run: small enough for git, whole enough to be read again.
+
+:func:`save` takes from a finished run folder what cannot be drawn again: manifest,
+tables, executed notebooks without their pictures, figures as data. :func:`restore` makes a
+run folder of it by drawing every figure from its data; no model is needed.
+"""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from prunelib import figures, paths, publish, store
+from prunelib.errors import PrunelibError
+
+LIMIT = 10_000_000
+"""Bytes of the whole folder: what a repository can carry."""
+
+TABLE_LIMIT = 400_000
+"""Bytes of one table; a longer one (states of single positions) is left out and listed with its hash."""
+
+LEFT_OUT = "left_out.json"
+
+
+def folder(slug: str) -> Path:
+    """Where the reference run of a model is committed."""
+    return paths.data_dir() / "reference" / slug
+
+
+def save(run: Path, target: Path | None = None, root: Path | None = None) -> Path:
+    """Copy a finished run into ``target`` (default: the model's own folder); returns it.
+
+    The folder is replaced as a whole, or left as it was. Raises PrunelibError for a run
+    that is not publishable (the first reason), and for a result above :data:`LIMIT`.
+    """
+    run = Path(run)
+    problems = publish.gate(run, root)
+    if problems:
+        raise PrunelibError(f"{run} is no finished run: {problems[0]}")
+    manifest = store.read_json(run / "manifest.json")
+    target = Path(target) if target else folder(manifest["model"]["slug"])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        _copy(run, fresh, manifest)
+        sizes = {file: file.stat().st_size for file in fresh.rglob("*") if file.is_file()}
+        if sum(sizes.values()) > LIMIT:
+            largest = max(sizes, key=sizes.get)
+            total = f"{sum(sizes.values()) / 1e6:.1f} MB of {LIMIT / 1e6:.0f}"
+            most = f"{largest.relative_to(fresh)}, {sizes[largest] / 1e6:.1f} MB"
+            raise PrunelibError(f"the reference would take {total}; its largest file is {most}")
+        fresh.chmod(0o755)
+        if target.exists():
+            old = target.with_name(f".{target.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            target.rename(old)
+            fresh.rename(target)
+            shutil.rmtree(old)
+        else:
+            fresh.rename(target)
+    except OSError as error:
+        raise PrunelibError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return target
+
+
+def _copy(run: Path, fresh: Path, manifest: dict) -> None:
+    for name in ("manifest.json", "model.json"):
+        if (run / name).is_file():
+            shutil.copyfile(run / name, fresh / name)
+    for name in ("tables", "figures", "notebooks"):
+        (fresh / name).mkdir()
+    left_out = {}
+    for name, entry in manifest["tables"].items():
+        file = run / "tables" / f"{name}.parquet"
+        if file.stat().st_size > TABLE_LIMIT:
+            left_out[name] = {"bytes": file.stat().st_size, "rows": entry["rows"], "sha256": entry["sha256"]}
+        else:
+            shutil.copyfile(file, fresh / "tables" / file.name)
+    store.write_json(fresh / LEFT_OUT, left_out)
+    for figure_id in manifest["figures"]:
+        for suffix in (".csv", ".json"):
+            shutil.copyfile(run / "figures" / f"{figure_id}{suffix}", fresh / "figures" / f"{figure_id}{suffix}")
+    for name in manifest["notebooks"]:
+        notebook = store.read_json(run / "notebooks" / f"{name}.ipynb")
+        (fresh / "notebooks" / f"{name}.ipynb").write_text(json.dumps(without_pictures(notebook), indent=1) + "\n")
+
+
+def without_pictures(notebook: dict) -> dict:
+    """An executed notebook without its PNG outputs: pages show the figure files instead."""
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop("image/png", None)
+    return notebook
+
+
+def restore(source: Path, run: Path) -> Path:
+    """Make the run folder ``run`` of a committed reference, drawing its figures; returns it.
+
+    Hashes in the manifest become those of the files that were made here: another
+    version of the drawing library may write other bytes for the same data. Raises
+    PrunelibError when there is no reference, or its data is not what was recorded.
+    """
+    source, run = Path(source), Path(run)
+    manifest = store.read_json(source / "manifest.json")
+    if not manifest:
+        raise PrunelibError(f"no reference run in {source}: it is made with `make reference`")
+    left_out = store.read_json(source / LEFT_OUT)
+    shutil.rmtree(run, ignore_errors=True)
+    for name in ("tables", "notebooks"):
+        shutil.copytree(source / name, run / name)
+    for figure_id, entry in manifest["figures"].items():
+        card = figures.load_card(source / "figures", figure_id)
+        data = source / "figures" / f"{figure_id}.csv"
+        if store.sha256(data) != entry["files"][data.name]:
+            raise PrunelibError(f"{data} is not the data that the reference run recorded")
+        figures.draw(figure_id, figures.read_csv(data), run / "figures", card.provenance)
+        entry["files"] = {file.name: store.sha256(file) for file in sorted((run / "figures").glob(f"{figure_id}.*"))}
+    for name, entry in manifest["notebooks"].items():
+        entry["sha256"] = store.sha256(run / "notebooks" / f"{name}.ipynb")
+    manifest["tables"] = {name: entry for name, entry in manifest["tables"].items() if name not in left_out}
+    store.write_json(run / "manifest.json", manifest)
+    return run

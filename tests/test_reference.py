@@ -1,0 +1,88 @@
+"""A run kept in small and read again: the same book, whatever notebooks and code have become."""
+
+import json
+import shutil
+
+import fakebook
+import pytest
+
+from prunelib import cli, publish, reference, store
+from prunelib.errors import PrunelibError
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """The project, the run, and the run's reference."""
+    root, run = fakebook.make(tmp_path)
+    return root, run, reference.save(run, tmp_path / "data" / "tiny", root)
+
+
+def test_what_is_read_again_is_the_run(kept, tmp_path):
+    root, run, source = kept
+    again = reference.restore(source, tmp_path / "again")
+    assert publish.gate(again, root, current=False) == []
+    before, after = (store.read_json(folder / "manifest.json") for folder in (run, again))
+    for name in ("values", "claims", "model", "profile", "seed", "code"):
+        assert before.get(name) == after.get(name)
+    assert (again / "tables" / "demo.parquet").read_bytes() == (run / "tables" / "demo.parquet").read_bytes()
+    for suffix in (".light.svg", ".dark.svg", ".csv", ".bib"):  # drawn again from its data
+        assert (again / "figures" / f"fig-demo{suffix}").read_bytes() == (
+            run / "figures" / f"fig-demo{suffix}"
+        ).read_bytes()
+
+
+def test_it_is_read_after_notebooks_and_code_have_changed(kept, tmp_path, monkeypatch):
+    root, _, source = kept
+    notebook = root / "notebooks" / "01-demo.ipynb"
+    notebook.write_text(notebook.read_text() + "\n")
+    monkeypatch.setattr(store, "code_digest", lambda of="": "other")
+    again = reference.restore(source, tmp_path / "again")
+    assert len(publish.gate(again, root)) == 2 and publish.gate(again, root, current=False) == []
+
+
+def test_an_unfinished_run_is_not_kept(kept, tmp_path):
+    root, run, source = kept
+    (run / "figures" / "fig-demo.pdf").unlink()
+    before = sorted(file.name for file in source.rglob("*"))
+    with pytest.raises(PrunelibError, match="is no finished run: .*fig-demo.pdf is in the manifest but missing"):
+        reference.save(run, source, root)
+    assert sorted(file.name for file in source.rglob("*")) == before
+
+
+def test_pictures_and_long_tables_are_left_out(kept, tmp_path, monkeypatch):
+    root, run, source = kept
+    picture = {"output_type": "display_data", "data": {"image/png": "AAAA", "text/plain": "Figure"}, "metadata": {}}
+    fakebook.write_run(root, run, [*fakebook.executed_cells(), fakebook.code("card", outputs=[picture], count=4)])
+    monkeypatch.setattr(reference, "TABLE_LIMIT", 10)
+    reference.save(run, source, root)
+    assert not list(source.glob("figures/*.png")) and not list(source.glob("tables/*"))
+    assert "image/png" not in (source / "notebooks" / "01-demo.ipynb").read_text()
+    assert set(json.loads((source / reference.LEFT_OUT).read_text())["demo"]) == {"bytes", "rows", "sha256"}
+    assert publish.gate(reference.restore(source, tmp_path / "again"), root, current=False) == []
+
+
+def test_one_that_is_too_large_leaves_the_old_one(kept, monkeypatch):
+    root, run, source = kept
+    before = (source / "manifest.json").read_bytes()
+    monkeypatch.setattr(reference, "LIMIT", 1000)
+    with pytest.raises(PrunelibError, match="the reference would take .* its largest file is"):
+        reference.save(run, source, root)
+    assert (source / "manifest.json").read_bytes() == before
+    assert [folder.name for folder in source.parent.iterdir()] == ["tiny"]  # no leftovers
+
+
+def test_changed_data_is_refused(kept, tmp_path):
+    *_, source = kept
+    data = source / "figures" / "fig-demo.csv"
+    data.write_text(data.read_text().replace("1", "2", 1))
+    with pytest.raises(PrunelibError, match="is not the data that the reference run recorded"):
+        reference.restore(source, tmp_path / "again")
+
+
+def test_no_reference_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["book", "--reference", "nothing"]) == 2
+    error = capsys.readouterr().err
+    assert "no reference run in" in error and "make reference" in error and error.count("\n") == 1
+    assert cli.main(["reference", "--run", str(tmp_path)]) == 2
+    shutil.rmtree(tmp_path)
