@@ -59,7 +59,9 @@ def _rows(name: str) -> str:
     from prunelib.tasks import harness
 
     folder = os.environ.get(harness.FOLDER)
-    return store.sha256(Path(folder).expanduser() / harness.LOCAL[name].file) if folder else "hub"
+    if not folder or name not in harness.LOCAL:
+        return "hub"
+    return store.sha256(Path(folder).expanduser() / harness.LOCAL[name].file)
 
 
 def scores(found: pd.DataFrame, seed: int = 0) -> pd.DataFrame:

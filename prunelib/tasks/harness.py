@@ -40,6 +40,10 @@ CODE = ("humaneval", "mbpp")
 """Beginnings of the names of tasks that run what a model writes; lm-eval would do so without a sandbox."""
 
 
+_UNSAFE = ("runs generated code, and lm-eval has no sandbox; HumanEval runs in one with "
+           "prunelib.tasks.humaneval")  # fmt: skip
+
+
 class Local(NamedTuple):
     """A benchmark in a folder; ``stock`` is lm-eval's definition of it, None for a word problem it does not have."""
 
@@ -124,7 +128,7 @@ def definition(task: str, shots: int | None = None, folder: str | Path | None = 
     Inside, nothing is printed, and no network is tried where there is none or none is needed.
     """
     if task.partition("_")[0] in CODE:
-        raise PrunelibError(f"{task} runs generated code, and lm-eval has no sandbox: see prunelib.tasks.sandbox")
+        raise PrunelibError(f"{task} {_UNSAFE}")
     if find_spec("lm_eval") is None:
         raise PrunelibError("standard benchmarks need lm-eval: pip install 'prunelib[benchmarks]'")
     given, folder = folder, folder or os.environ.get(FOLDER)
@@ -199,7 +203,7 @@ def _load(task: str, asked: str | dict, shots: int | None) -> dict:
     wanted = SHOTS.get(task) if shots is None else shots
     for name, one in loaded["tasks"].items():
         if getattr(one, "UNSAFE_CODE", False):
-            raise PrunelibError(f"{name} runs generated code, and lm-eval has no sandbox: see prunelib.tasks.sandbox")
+            raise PrunelibError(f"{name} {_UNSAFE}")
         own = one.get_config("num_fewshot")
         if own == 0 and shots:
             raise PrunelibError(f"{name} is defined without examples: use shots=0")

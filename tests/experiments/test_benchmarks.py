@@ -1,11 +1,15 @@
 """Benchmark scores beside the dense ones."""
 
 import json
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
+from prunelib import store
+from prunelib.errors import PrunelibError
 from prunelib.experiments import benchmarks
+from prunelib.tasks import harness
 
 
 def rows(spec, values):
@@ -31,17 +35,27 @@ def test_nothing_asked_for_says_how_to_ask():
     assert list(benchmarks.scores(pd.DataFrame()).columns)[0] == "benchmark"
 
 
-@pytest.mark.parametrize("names", ["gsm9k", "commonsense_qa,bolq"])
-def test_a_name_that_cannot_be_read_stops_before_anything_is_computed(names, tmp_path, monkeypatch):
-    from types import SimpleNamespace
-
-    from prunelib.errors import PrunelibError
-    from prunelib.tasks import harness
-
-    (tmp_path / "commonsense_qa_validation.jsonl").write_text(
-        '{"question": "q", "choices": {"label": ["A"], "text": ["a"]}, "answerKey": "A"}\n'
-    )
+@pytest.mark.parametrize(
+    ("names", "line"),
+    [
+        ("gsm9k", "unknown task 'gsm9k' .*gsm8k"),
+        ("commonsense_qa,bolq", "unknown task 'bolq' .*boolq"),
+        ("commonsense_qa,gsm8k", "gsm8k_test.jsonl"),
+        ("humaneval", "prunelib.tasks.humaneval"),
+    ],
+)
+def test_a_name_that_cannot_be_read_stops_before_anything_is_computed(names, line, tmp_path, monkeypatch):
+    choices = {"label": list("ABCDE"), "text": list("abcde")}
+    row = {"question": "q", "choices": choices, "answerKey": "A"}
+    (tmp_path / "commonsense_qa_validation.jsonl").write_text(json.dumps(row) + "\n")
     monkeypatch.setenv(harness.FOLDER, str(tmp_path))
     ch = SimpleNamespace(run=SimpleNamespace(part={"profile": "smoke"}), calibration_key=[])  # computes nothing
-    with pytest.raises(PrunelibError, match="cannot be read from a folder"):
+    with pytest.raises(PrunelibError, match=line):
         benchmarks.samples(ch, names, ["drop:attn:4"])
+
+
+def test_the_rows_of_a_table_are_known_by_their_file_or_as_the_hubs(tmp_path, monkeypatch):
+    (tmp_path / "addsub.jsonl").write_text("{}\n")
+    monkeypatch.setenv(harness.FOLDER, str(tmp_path))
+    assert benchmarks._rows("addsub") == store.sha256(tmp_path / "addsub.jsonl")
+    assert benchmarks._rows("boolq") == "hub"  # never read from a folder
