@@ -86,3 +86,18 @@ def test_no_reference_is_one_line(tmp_path, monkeypatch, capsys):
     assert "no reference run in" in error and "make reference" in error and error.count("\n") == 1
     assert cli.main(["reference", "--run", str(tmp_path)]) == 2
     shutil.rmtree(tmp_path)
+
+
+def test_the_claims_of_the_reference_stand_beside_another_run(kept, tmp_path):
+    root, run, source = kept
+    manifest = store.read_json(run / "manifest.json")
+    staged = tmp_path / "staged"
+    publish.stage(run, staged, root)
+    beside = staged / "_extra" / "reference.json"
+    assert {row["status"] for row in store.read_json(beside)["claims"]} == {"not yet"}  # none is committed
+    for slug in (publish.DEFAULT, manifest["model"]["slug"]):  # the model's own goes before the default's
+        committed = store.read_json(source / "manifest.json") | {"seed": len(slug)}
+        store.write_json(root / "data" / "reference" / slug / "manifest.json", committed)
+        publish.stage(run, staged, root)
+        assert store.read_json(beside)["run"]["seed"] == len(slug)
+        assert store.read_json(beside)["claims"] == publish.claims_record(manifest)["claims"]

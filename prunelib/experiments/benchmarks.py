@@ -14,7 +14,7 @@ from prunelib.experiments.chapter import Chapter
 from prunelib.experiments.methods import compressed
 from prunelib.measure.stats import of_sums
 
-ITEMS = {"smoke": 2, "quick": 16, "full": 100}
+ITEMS = {"smoke": 2, "quick": 16, "full": 64}
 """First items of each benchmark that are asked."""
 
 

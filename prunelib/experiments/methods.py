@@ -30,7 +30,7 @@ FAMILIES = {
             tuple(f"{name}:{pattern}" for pattern in ("0.3", "0.5", "0.7", "2:4", "4:8"))
             for name in ("magnitude", "wanda", "sparsegpt")
         ),
-        *(tuple(f"{name}:{bits}:g64" for bits in (8, 4, 3, 2)) for name in ("rtn", "gptq", "awq")),
+        *(tuple(f"{name}:{bits}:g64" for bits in (4, 3)) for name in ("rtn", "gptq", "awq")),
     ),
 }  # fmt: skip
 """Specifications of a profile, grouped as they walk through the model together."""

@@ -35,7 +35,7 @@ LABELS = {
 DROPS = {
     "smoke": {"attn": (8,), "mlp": (4,), "block": (4,)},
     "quick": {"attn": (4, 8, 12), "mlp": (2, 4), "block": (2, 4)},
-    "full": {"attn": (1, 2, 4, 6, 8, 10, 12, 16), "mlp": (1, 2, 3, 4, 6, 8), "block": (1, 2, 3, 4, 6, 8)},
+    "full": {"attn": (2, 4, 8, 12, 16), "mlp": (1, 2, 4, 6), "block": (1, 2, 4, 6)},
 }
 """Sublayers dropped in the chapters, for a model of 30 layers; others get the same share."""
 
@@ -43,15 +43,15 @@ SPARSE = {
     "smoke": ("wanda:0.5", "wanda:2:4"),
     "quick": ("magnitude:0.3", "magnitude:0.5", "wanda:0.3", "wanda:0.5", "wanda:0.7", "wanda:2:4", "sparsegpt:0.5"),
     "full": tuple(f"{name}:{pattern}" for name in ("magnitude", "wanda", "sparsegpt")
-                  for pattern in ("0.3", "0.4", "0.5", "0.6", "0.7", "2:4", "4:8")),
+                  for pattern in ("0.3", "0.5", "0.7", "2:4", "4:8")),
 }  # fmt: skip
 """Specifications of the sparsity chapter."""
 
 SEEDED = ("drop:mlp:4", "wanda:0.5")
 """What is scored again with other calibration text, in chapters that hold it."""
 
-LETTERED = {"smoke": True, "quick": False, "full": True}
-"""Whether options are asked by letter too, which takes a third of the time of an item."""
+LETTERED = {"smoke": ("dense", "drop", "sparsify"), "quick": (), "full": ("dense", "drop")}
+"""Kinds of models whose options are asked by letter too, which takes a third of the time of an item."""
 
 
 def drop_specs(ch: Chapter) -> list[str]:
@@ -84,12 +84,18 @@ def answers(ch: Chapter, specs: Sequence[str]) -> pd.DataFrame:
     """
     from prunelib.tasks.readouts import answers, demonstration
 
-    letters = LETTERED[ch.run.part["profile"]]
     key = {"items": [store.sha256(file) for file in (_items_file(), _shown_file())],
-           "passages": ch.settings.passages, "letters": letters}  # fmt: skip
+           "passages": ch.settings.passages}  # fmt: skip
     wanted = [("dense", ch.seed), *((spec, ch.seed) for spec in specs)]
     wanted += [(spec, ch.seed + i) for i in range(1, ch.settings.seeds) for spec in specs if spec in SEEDED]
-    return _each(ch, "answers", wanted, key, lambda: answers(ch.lm, items(ch), demonstration(ch.seed), letters=letters))
+
+    def lettered(spec: str) -> bool:
+        return kind_of(spec) in LETTERED[ch.run.part["profile"]]
+
+    def ask(spec: str) -> pd.DataFrame:
+        return answers(ch.lm, items(ch), demonstration(ch.seed), letters=lettered(spec))
+
+    return _each(ch, "answers", wanted, lambda spec: key | {"letters": lettered(spec)}, ask)
 
 
 def texts(ch: Chapter, specs: Sequence[str]) -> pd.DataFrame:
@@ -108,11 +114,15 @@ def texts(ch: Chapter, specs: Sequence[str]) -> pd.DataFrame:
     def surprise(written: pd.DataFrame) -> pd.DataFrame:
         return written.assign(surprise=collapse.surprise(ch.lm, written))
 
-    return _each(ch, "texts", wanted, key, lambda: collapse.write(ch.lm, prompts, settings.long_tokens), surprise)
+    def ask(_spec: str) -> pd.DataFrame:
+        return collapse.write(ch.lm, prompts, settings.long_tokens)
+
+    return _each(ch, "texts", wanted, lambda _spec: key, ask, surprise)
 
 
-def _each(ch: Chapter, name: str, wanted, key: dict, ask, after=lambda found: found) -> pd.DataFrame:
-    """``ask()`` with each model applied, then ``after(result)`` on the dense one; a table of its own for each."""
+def _each(ch: Chapter, name: str, wanted, key_of, ask, after=lambda found: found) -> pd.DataFrame:
+    """``ask(spec)`` with each model applied, then ``after(result)`` on the dense one; a table of its own for each,
+    known by ``key_of(spec)``."""
     parts = []
     for number, (spec, seed) in enumerate(wanted):
         source = _same_as(ch, spec, seed)
@@ -122,10 +132,10 @@ def _each(ch: Chapter, name: str, wanted, key: dict, ask, after=lambda found: fo
 
         def compute(spec=spec, seed=seed):
             with compressed(ch, spec, seed).applied(ch.lm):
-                found = ask()
+                found = ask(spec)
             return after(found)
 
-        found = ch.table(f"{name}_{slug}", key | about, compute)
+        found = ch.table(f"{name}_{slug}", key_of(spec) | about, compute)
         store.report_progress(f"{name} of {len(wanted)} models", number + 1, len(wanted))
         parts.append(found.assign(spec=spec, label=_label(spec), seed=seed))
     return pd.concat(parts, ignore_index=True)

@@ -21,32 +21,38 @@ _MARKS = {"supported": "✓", "not supported": "✗", "undecided": "?"}
 class ClaimsTable(SphinxDirective):
     """One row a claim; a claim without a number in this run reads "not yet".
 
-    With ``:brief:`` the numbers and rules that decide are left out.
+    Under a number stands that of the committed reference run, where there is one and this is another
+    run. With ``:brief:`` the numbers and rules that decide are left out.
     """
 
     option_spec = {"brief": directives.flag}
 
     def run(self):
-        rows = [self._row(row) for row in claims.ledger(run.manifest(self.env))]
+        reference = run.reference(self.env)
+        rows = [self._row(row, reference.get(row["id"])) for row in claims.ledger(run.manifest(self.env))]
         head = nodes.thead("", _line([[nodes.paragraph("", title)] for title, _ in _COLUMNS]))
         group = nodes.tgroup("", *(nodes.colspec(colwidth=width) for _, width in _COLUMNS))
         group["cols"] = len(_COLUMNS)
         group += [head, nodes.tbody("", *rows)]
         return [nodes.table("", group, classes=["claims"])]
 
-    def _row(self, row: dict) -> nodes.row:
+    def _row(self, row: dict, reference: dict | None) -> nodes.row:
         statement = [nodes.paragraph("", row["statement"])]
         if "brief" not in self.options:
             text = f"Decided by: {row['measure']}. Supported if {row['rule']}."
             statement.append(nodes.paragraph("", text, classes=["claim-rule"]))
         measured = row["status"] == claims.MEASURED
         number = facts.show(row | {"fmt": ".3g"}) if measured else claims.NOT_YET
+        numbers = [nodes.paragraph("", "", val.typeset(number))]
+        if reference and reference["status"] == claims.MEASURED:
+            numbers.append(nodes.paragraph("", "reference: ", val.typeset(facts.show(reference | {"fmt": ".3g"})),
+                                           nodes.Text(f", {reference['verdict']}"), classes=["claim-rule"]))  # fmt: skip
         verdict = f"{_MARKS[row['verdict']]} {row['verdict']}" if measured else "–"
         line = _line(
             [
                 [nodes.paragraph("", row["id"])],
                 statement,
-                [nodes.paragraph("", "", val.typeset(number))],
+                numbers,
                 [nodes.paragraph("", verdict)],
                 [nodes.paragraph("", "", self._chapter(row["notebook"]))],
             ]

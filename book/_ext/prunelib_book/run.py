@@ -17,6 +17,15 @@ def manifest(env) -> dict:
     return _load(file, file.stat().st_mtime_ns)
 
 
-@lru_cache(1)
+def reference(env) -> dict[str, dict]:
+    """Rows of the committed reference run's ledger by claim; empty when it is the run that the book shows."""
+    file = extra(env) / "reference.json"
+    env.note_dependency(str(file))
+    found = _load(file, file.stat().st_mtime_ns)
+    same = found["run"]["created"] == manifest(env).get("created")
+    return {} if same else {row["id"]: row for row in found["claims"]}
+
+
+@lru_cache(4)
 def _load(file: Path, _changed: int) -> dict:
     return json.loads(file.read_text())
