@@ -158,7 +158,7 @@ def run_notebooks(args) -> int:
             print(f"{book.id}: {words}")
         return 0
     fetch.fetch(args.model, args.revision or None)  # the long download happens here, once, with a bar
-    identity = fetch.identity(args.model, args.revision or None)
+    identity = runner.identity(args.model, args.revision or None, args.profile)
     screen = _Screen()
     with runner.locked(folder):
         if args.fresh:

@@ -16,14 +16,11 @@ from pathlib import Path
 
 import yaml
 
-from prunelib import claims, facts, figures, paths, sitecheck, store
+from prunelib import claims, committed, facts, figures, paths, sitecheck, store
 from prunelib.errors import PrunelibError
 
 _VAL = re.compile(r"\{val\}`([^`]+)`")
 _FIGCARD = re.compile(r"^\s*(?:`{3,}|:{3,})\{figcard\}\s*(\S+)", re.MULTILINE)
-DEFAULT = "smollm2-135m-instruct"
-"""The model whose reference run stands beside a run of a model that has none."""
-
 _RENDERERS = ("sphinx", "jupyter-book", "sphinx-book-theme", "myst-nb", "sphinx-mathjax-offline")
 _CONF = '''"""Written by `prunelib book`: Jupyter Book's settings, with _config.yml on top."""
 
@@ -184,7 +181,7 @@ def stage(run_dir: Path, source: Path, root: Path | None = None) -> None:
         wanted[f"_extra/figures/{figure_id}.py.txt"] = drawing_code(figure_id).encode()
     wanted["_extra/manifest.json"] = (run_dir / "manifest.json").read_bytes()
     wanted["_extra/claims.json"] = _json(claims_record(manifest))
-    wanted["_extra/reference.json"] = _json(claims_record(committed(root, manifest["model"]["slug"])))
+    wanted["_extra/reference.json"] = _json(claims_record(committed.manifest(manifest["model"]["slug"], root)))
     for name, content in wanted.items():
         target = source / name
         if not target.is_file() or target.read_bytes() != content:
@@ -245,12 +242,6 @@ def claims_record(manifest: dict) -> dict:
     """What ``site/claims.json`` holds: the ledger and the run it is about."""
     about = {key: manifest.get(key) for key in ("model", "profile", "seed", "code", "created")}
     return {"schema": 1, "run": about, "claims": claims.ledger(manifest)}
-
-
-def committed(root: Path, slug: str) -> dict:
-    """The manifest of the committed reference run: the model's own, else the default model's, else ``{}``."""
-    folder = root / "data" / "reference"
-    return store.read_json(folder / slug / "manifest.json") or store.read_json(folder / DEFAULT / "manifest.json")
 
 
 def _json(content) -> bytes:

@@ -115,7 +115,7 @@ def restore(source: Path, run: Path) -> Path:
         data = source / "figures" / f"{figure_id}.csv"
         if store.sha256(data) != entry["files"][data.name]:
             raise PrunelibError(f"{data} is not the data that the reference run recorded")
-        figures.draw(figure_id, figures.read_csv(data), run / "figures", card.provenance)
+        figures.draw(figure_id, store.read_csv(data), run / "figures", card.provenance)
         entry["files"] = {file.name: store.sha256(file) for file in sorted((run / "figures").glob(f"{figure_id}.*"))}
     for name, entry in manifest["notebooks"].items():
         entry["sha256"] = store.sha256(run / "notebooks" / f"{name}.ipynb")

@@ -106,7 +106,16 @@ def plan(notebooks: list[Notebook], common: dict, given: list[str]) -> dict[str,
     }
 
 
-def is_done(folder: Path, book: Notebook, parameters: dict, identity: str) -> bool:
+def identity(model: str, revision: str | None, profile: str) -> dict:
+    """What a notebook's pages depend on besides its source, parameters and code: the weights, the reference beside."""
+    from prunelib import committed, fetch
+
+    beside = committed.beside(paths.slugify(model, revision), profile)
+    shown = store.sha256(beside / "manifest.json") if beside else None
+    return fetch.identity(model, revision) | {"reference": shown}
+
+
+def is_done(folder: Path, book: Notebook, parameters: dict, identity: dict) -> bool:
     """Whether this notebook's results are complete, unharmed, and from these very inputs."""
     part = store.read_json(folder / "parts" / f"{book.id}.json")
     executed = part.get("executed", {})
@@ -142,7 +151,7 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def execute(folder: Path, book: Notebook, parameters: dict, identity: str, progress) -> dict:
+def execute(folder: Path, book: Notebook, parameters: dict, identity: dict, progress) -> dict:
     """Execute one notebook into ``folder/notebooks`` and record it; returns its part.
 
     ``progress(text)`` is told what is being computed. A PrunelibError raised in

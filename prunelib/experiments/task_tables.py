@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from prunelib import paper
+from prunelib import committed, paper
 from prunelib.experiments import tasks
 from prunelib.experiments.chapter import Chapter
 from prunelib.experiments.methods import kind_of
@@ -21,9 +21,9 @@ PAPER_LAYERS = 32
 def dropping(ch: Chapter, answers: pd.DataFrame) -> pd.DataFrame:
     """Figure data: share kept (``kept, lo, hi``) by ``kind``, ``x`` (percent of layers) and ``readout``.
 
-    ``source`` is "this run" or "paper"; the paper's curves, by ``task``, are divided by
-    their value at 0 dropped (their first point, where 0 is missing). ``chance`` is the
-    share of the dense choice score that guessing would keep.
+    ``source`` is "this run", "reference" (the committed run) or "paper"; the paper's curves,
+    by ``task``, are divided by their value at 0 dropped (their first point, where 0 is
+    missing). ``chance`` is the share of the dense choice score that guessing would keep.
     """
     table = tasks.kept(answers, SHOWN, ch.seed)
     rows = []
@@ -39,10 +39,20 @@ def dropping(ch: Chapter, answers: pd.DataFrame) -> pd.DataFrame:
             rows += [("paper", name, kind, 100 * x / PAPER_LAYERS, readout, y, None, None)
                      for x, y in zip(curve["x"], share, strict=True)]  # fmt: skip
     found = pd.DataFrame(rows, columns=["source", "task", "kind", "x", "readout", "kept", "lo", "hi"])
+    found = pd.concat([found, _reference(ch, "fig-dropping-kept", found)], ignore_index=True)
     # The paper drops further than our plans go; past the right edge of ours nothing is compared.
     most = found[found["source"] == "this run"].groupby("kind")["x"].max()
     found = found[found["x"] <= found["kind"].map(most) + 1e-9]
     return found.assign(chance=tasks.chance(ch) / _dense(table, "choice"))
+
+
+def _reference(ch: Chapter, figure_id: str, own: pd.DataFrame) -> pd.DataFrame:
+    """The committed reference run's own rows of a figure, as "reference"; none where it is this very run."""
+    folder = committed.beside(ch.model["slug"], ch.run.part["profile"])
+    found = committed.figure_data(folder, figure_id) if folder else None
+    if found is None:
+        return own[:0]
+    return found[(found["source"] == "this run") & (found["x"] > 0)].assign(source="reference")[list(own)]
 
 
 def _dense(table: pd.DataFrame, readout: str) -> float:
@@ -50,7 +60,10 @@ def _dense(table: pd.DataFrame, readout: str) -> float:
 
 
 def sparsity(ch: Chapter, answers: pd.DataFrame) -> pd.DataFrame:
-    """Figure data: share kept by ``method``, ``x`` (percent removed), ``pattern`` ("" or n:m) and ``readout``."""
+    """Figure data: share kept by ``method``, ``x`` (percent removed), ``pattern`` ("" or n:m) and ``readout``.
+
+    ``source`` is "this run" or "reference", the committed run at the same methods and patterns.
+    """
     from prunelib.figures.methods import method_of
 
     table = tasks.kept(answers, SHOWN, ch.seed)
@@ -62,7 +75,13 @@ def sparsity(ch: Chapter, answers: pd.DataFrame) -> pd.DataFrame:
         removed = 0.0 if method == "dense" else 1 - int(keep) / int(of) if pattern else float(setting)
         name = "dense" if method == "dense" else method_of(row.label)
         rows.append((row.label, name, 100 * removed, pattern, row.readout, row.kept, row.lo, row.hi))
-    found = pd.DataFrame(rows, columns=["label", "method", "x", "pattern", "readout", "kept", "lo", "hi"])
+    own = pd.DataFrame(rows, columns=["label", "method", "x", "pattern", "readout", "kept", "lo", "hi"])
+    own.insert(0, "source", "this run")
+    other = _reference(ch, "fig-sparsity-kept", own)
+    other = other.assign(pattern=other["pattern"].fillna(""))  # an empty field of the CSV
+    drawn = set(zip(own["method"], own["pattern"], strict=True)) | {(name, "") for name in own["method"]}
+    shown = [pair in drawn for pair in zip(other["method"], other["pattern"], strict=True)]
+    found = pd.concat([own, other[shown]], ignore_index=True)
     return found.assign(chance=tasks.chance(ch) / _dense(table, "choice"))
 
 
@@ -104,6 +123,19 @@ def record(ch: Chapter, answers: pd.DataFrame, chapter: str, claim: str) -> pd.D
         list(dict.fromkeys(zip(table["spec"], table["label"], strict=True)))]  # fmt: skip
     shown = shown[list(table["readout"].unique())].rename(columns=tasks.LABELS).round(2)
     return shown.reset_index(level="label").reset_index(drop=True).rename_axis(columns=None)
+
+
+def shares(ch: Chapter, answers: pd.DataFrame) -> pd.DataFrame:
+    """For the page, a row a compressed model: shares kept in choice and generation, their difference, its interval."""
+    table = tasks.kept(answers, (tasks.CHOICE, tasks.WRITTEN), ch.seed)
+    table = table[table["spec"] != "dense"]
+    rows = []
+    for (spec, label), some in table.groupby(["spec", "label"], sort=False):
+        share = some.set_index("readout")["kept"]
+        found = tasks.difference(answers, [spec], seed=ch.seed)
+        rows.append((label, share[tasks.CHOICE], share[tasks.WRITTEN], *found))
+    names = ["model", "choice kept", "generation kept", "difference", "95 % from", "to"]
+    return pd.DataFrame(rows, columns=names).round(2)
 
 
 def record_texts(ch: Chapter, texts: pd.DataFrame) -> None:

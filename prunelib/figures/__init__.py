@@ -16,7 +16,6 @@ from prunelib.figures.core import (
     draw,
     figure,
     load_card,
-    read_csv,
     spec,
 )
 from prunelib.figures.provenance import read_provenance
@@ -39,7 +38,6 @@ __all__ = [
     "draw",
     "figure",
     "load_card",
-    "read_csv",
     "read_provenance",
     "spec",
 ]

@@ -118,7 +118,7 @@ def draw(figure_id: str, data: pd.DataFrame, folder: Path, record: dict) -> Card
     csv = folder / f"{figure_id}.csv"
     with store.writing(csv) as temporary:
         data.to_csv(temporary, index=False, lineterminator="\n")
-    data = read_csv(csv)
+    data = store.read_csv(csv)
     own = {"figure": figure_id, "number": chosen.number, "title": chosen.title}
     own |= {"data_sha256": store.sha256(csv), "release": cite.release()["version"]}
     record = json.loads(json.dumps(record | own, sort_keys=True))
@@ -142,11 +142,6 @@ def draw(figure_id: str, data: pd.DataFrame, folder: Path, record: dict) -> Card
     fields = {name: value for name, value in asdict(card).items() if name != "folder"}
     store.write_json(card.file(".json"), fields)
     return card
-
-
-def read_csv(path: Path) -> pd.DataFrame:
-    """A figure's data exactly as it was drawn: every float as written, an empty field is NaN."""
-    return pd.read_csv(path, float_precision="round_trip", keep_default_na=False, na_values=[""])
 
 
 def _save(chosen: Spec, data, look: style.Style, folder: Path, record: dict, suffixes) -> Drawn:

@@ -27,6 +27,16 @@ def _lines(axis, data: pd.DataFrame, style: Style) -> None:
             axis.plot(rows["x"], rows["kept"], label=READOUTS[readout], **look)
 
 
+def _reference(axis, data: pd.DataFrame, style: Style) -> None:
+    """The committed reference run as hollow markers."""
+    for readout, look in _looks(style).items():
+        rows = data[data["readout"] == readout]
+        axis.plot(rows["x"], rows["kept"], ls="", marker=look["marker"], mfc="none", mec=look["color"], ms=7, mew=0.9)
+
+
+_HOLLOW = "Hollow: the committed reference run, with more items. "
+
+
 def _frame(axes, data: pd.DataFrame, style: Style) -> None:
     """Reference lines, limits and labels that the panels share."""
     top = min(1.6, max(1.15, data["hi"].max() + 0.05))
@@ -43,7 +53,7 @@ def _frame(axes, data: pd.DataFrame, style: Style) -> None:
 @figure("fig-dropping-kept", "What survives when sublayers are dropped", "08-dropping-layers")
 def dropping(data: pd.DataFrame, style: Style) -> Drawn:
     """Share of the dense score kept against the share of layers dropped, by kind of sublayer."""
-    own, paper = data[data["source"] == "this run"], data[data["source"] != "this run"]
+    own, reference, paper = (data[data["source"] == name] for name in ("this run", "reference", "paper"))
     kinds = [kind for kind in KINDS if kind in set(own.loc[own["x"] > 0, "kind"])]
     fig, axes = style.subplots(height=3.4, ncols=len(kinds), sharey=True, squeeze=False)
     axes = axes[0]
@@ -52,6 +62,7 @@ def dropping(data: pd.DataFrame, style: Style) -> Drawn:
             look = _looks(style)[readout]
             line = style.linestyles[2] if "HellaSwag" in name else look["ls"]
             axis.plot(rows["x"], rows["kept"], color=look["color"], ls=line, lw=1, alpha=0.6, label=name)
+        _reference(axis, reference[reference["kind"] == kind], style)
         _lines(axis, own[own["kind"] == kind], style)
         axis.set(title=KINDS[kind], xlabel="% of layers", xlim=(0, None))
     _frame(axes, own, style)
@@ -65,9 +76,9 @@ def dropping(data: pd.DataFrame, style: Style) -> Drawn:
     caption = (
         f"**On the same items, multiple choice keeps {mean['choice']:.0%} of its dense score and generation "
         f"{mean['generation']:.0%} (mean over the plans drawn).** Score relative to the dense model against the share "
-        "of layers whose sublayer is dropped; shading is the 95 % interval over passages, paired with dense. Thin "
-        "lines: the paper's MMLU and HellaSwag (choice) and GSM8K (generation) curves of its 7B model. Dotted: "
-        "guessing among the options."
+        "of layers whose sublayer is dropped; shading is the 95 % interval over passages, paired with dense. "
+        f"{_HOLLOW if len(reference) else ''}Thin lines: the paper's MMLU and HellaSwag (choice) and GSM8K "
+        "(generation) curves of its 7B model. Dotted: guessing among the options."
     )
     alt = f"Three line charts of the share of the dense score kept. Largest drops: {words}."
     return Drawn(fig, caption, alt)
@@ -104,16 +115,19 @@ def texts(data: pd.DataFrame, style: Style) -> Drawn:
 def sparsity(data: pd.DataFrame, style: Style) -> Drawn:
     """Share of the dense score kept against sparsity, by method; patterns as single points."""
     data = data.assign(pattern=data["pattern"].fillna(""))  # an empty field of the CSV
+    data, reference = data[data["source"] == "this run"], data[data["source"] == "reference"]
     methods = list(dict.fromkeys(data.loc[data["method"] != "dense", "method"]))
     fig, axes = style.subplots(height=3.3, ncols=len(methods), sharey=True, squeeze=False)
     for axis, method in zip(axes[0], methods, strict=True):
-        rows = data[data["method"] == method]
+        rows, others = data[data["method"] == method], reference[reference["method"] == method]
         plain = rows[rows["pattern"] == ""]
+        _reference(axis, others[others["pattern"] == ""], style)
         if len(plain):
             start = data[data["method"] == "dense"]
             _lines(axis, pd.concat([start, plain]), style)
         for n, (pattern, some) in enumerate(rows[rows["pattern"] != ""].groupby("pattern", sort=False)):
             place = 82 + 9 * n
+            _reference(axis, others[others["pattern"] == pattern].assign(x=place), style)
             for readout, look in _looks(style).items():
                 one = some[some["readout"] == readout]
                 spread = [one["kept"] - one["lo"], one["hi"] - one["kept"]]
@@ -132,7 +146,8 @@ def sparsity(data: pd.DataFrame, style: Style) -> Drawn:
     caption = (
         f"**With weights removed, multiple choice keeps {mean['choice']:.0%} of its dense score and generation "
         f"{mean['generation']:.0%} (mean over the settings drawn).** Same items in every read-out; bars and shading "
-        "are 95 % intervals over passages, paired with dense. N:M patterns stand at the right. Dotted: guessing."
+        "are 95 % intervals over passages, paired with dense. N:M patterns stand at the right. "
+        f"{_HOLLOW if len(reference) else ''}Dotted: guessing."
     )
     wide = pruned.pivot(index="label", columns="readout", values="kept")
     listed = "; ".join(f"{label} {row['choice']:.2f} and {row['generation']:.2f}" for label, row in wide.iterrows())

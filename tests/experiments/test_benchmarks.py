@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from prunelib import store
+from prunelib import committed, store
 from prunelib.errors import PrunelibError
 from prunelib.experiments import benchmarks
 from prunelib.tasks import harness
@@ -30,9 +30,38 @@ def test_a_dense_score_of_zero_keeps_nothing_to_compare():
     assert table["kept"].isna().iloc[0] and not table["kept"].between(-1e9, 1e9).iloc[1]
 
 
-def test_nothing_asked_for_says_how_to_ask():
-    assert "-p benchmarks=" in benchmarks.show(None, " ", []).data
+@pytest.fixture
+def ch():
+    run = SimpleNamespace(part={"profile": "smoke"})
+    return SimpleNamespace(run=run, calibration_key=[], seed=0, model={"slug": "tiny"})  # computes nothing
+
+
+def test_nothing_asked_for_says_how_to_ask(ch, monkeypatch):
+    monkeypatch.setattr(committed, "beside", lambda slug, profile: None)
+    assert "-p benchmarks=" in benchmarks.show(ch, " ", []).data
     assert list(benchmarks.scores(pd.DataFrame()).columns)[0] == "benchmark"
+
+
+def test_nothing_asked_for_shows_the_reference(ch, tmp_path, monkeypatch, capsys):
+    for spec, values in (("drop:attn:4", [1, 0]), ("dense", [1, 1])):
+        table = pd.DataFrame(rows(spec, values)).drop(columns=["spec", "label", "benchmark"])
+        store.write_table(tmp_path / "tables" / f"benchmark_gsm8k_{spec.replace(':', '-')}.parquet", table, {})
+    found = benchmarks.of_reference(tmp_path)
+    assert list(dict.fromkeys(found["label"])) == ["dense", "Drop-4A"] and set(found["benchmark"]) == {"gsm8k"}
+    monkeypatch.setattr(committed, "beside", lambda slug, profile: tmp_path)
+    page = benchmarks.show(ch, "", []).data
+    assert "gsm8k" in page and "Drop-4A" in page
+
+
+def test_humaneval_runs_in_the_sandbox_and_is_scored_like_the_rest(monkeypatch):
+    from prunelib.tasks import humaneval
+
+    solved = [one["canonical_solution"] for one in humaneval.problems(2)]
+    monkeypatch.setattr(humaneval, "complete", lambda lm, prompts, *_: [[solved[0]], ["    return None"]])
+    found = benchmarks._programs(None, 2).assign(benchmark="humaneval", spec="dense", label="dense")
+    row = benchmarks.scores(found).iloc[0]
+    assert (row["metric"], row["score"], row["items"]) == ("pass@1", 0.5, 2)
+    assert json.loads(found["filtered"].iloc[1]) == "failed" and "def " in found["prompt"].iloc[0]
 
 
 @pytest.mark.parametrize(
@@ -41,15 +70,14 @@ def test_nothing_asked_for_says_how_to_ask():
         ("gsm9k", "unknown task 'gsm9k' .*gsm8k"),
         ("commonsense_qa,bolq", "unknown task 'bolq' .*boolq"),
         ("commonsense_qa,gsm8k", "gsm8k_test.jsonl"),
-        ("humaneval", "prunelib.tasks.humaneval"),
+        ("mbpp", "prunelib.tasks.humaneval"),
     ],
 )
-def test_a_name_that_cannot_be_read_stops_before_anything_is_computed(names, line, tmp_path, monkeypatch):
+def test_a_name_that_cannot_be_read_stops_before_anything_is_computed(names, line, ch, tmp_path, monkeypatch):
     choices = {"label": list("ABCDE"), "text": list("abcde")}
     row = {"question": "q", "choices": choices, "answerKey": "A"}
     (tmp_path / "commonsense_qa_validation.jsonl").write_text(json.dumps(row) + "\n")
     monkeypatch.setenv(harness.FOLDER, str(tmp_path))
-    ch = SimpleNamespace(run=SimpleNamespace(part={"profile": "smoke"}), calibration_key=[])  # computes nothing
     with pytest.raises(PrunelibError, match=line):
         benchmarks.samples(ch, names, ["drop:attn:4"])
 

@@ -1,10 +1,12 @@
 """Task scores: shares, paired intervals and claims by hand, on tables made up for it."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from prunelib import figures
+from prunelib import committed, figures
 from prunelib.errors import PrunelibError
 from prunelib.experiments import tasks
 
@@ -80,11 +82,18 @@ def test_what_is_lost_where_choice_is_kept(scores):
     assert labels == [] and np.isnan(none).all()
 
 
-def test_figures_from_tables_alone(scores, tmp_path, monkeypatch):
+@pytest.fixture
+def ch(monkeypatch):
+    """What the figure tables ask of a chapter; no reference run is committed."""
+    monkeypatch.setattr(tasks, "chance", lambda ch: 0.25)
+    monkeypatch.setattr(committed, "beside", lambda slug, profile: None)
+    run = SimpleNamespace(part={"profile": "smoke"})
+    return SimpleNamespace(seed=0, model={"n_layers": 30, "slug": "tiny"}, run=run)
+
+
+def test_figures_from_tables_alone(scores, ch, tmp_path):
     from prunelib.experiments import task_tables
 
-    monkeypatch.setattr(tasks, "chance", lambda ch: 0.25)
-    ch = type("Ch", (), {"seed": 0, "model": {"n_layers": 30}})()
     drops, sparse = scores[scores["spec"] != "wanda:0.5"], scores[~scores["spec"].str.startswith("drop")]
     texts = _scores(dict.fromkeys(SPECS, 6), dict.fromkeys(SPECS, 6))[1]
     tokens = pd.DataFrame({"label": ["dense"] * 3 + ["Drop-4M"] * 3, "position": [0, 1, 2] * 2,
@@ -102,16 +111,48 @@ def test_figures_from_tables_alone(scores, tmp_path, monkeypatch):
     assert "keeps 100% of its dense score" not in figures.load_card(tmp_path, "fig-dropping-kept").caption
 
 
-def test_sparsity_figure_draws_lines_and_patterns(scores, tmp_path, monkeypatch):
+def test_the_reference_stands_beside_another_run(scores, ch, tmp_path, monkeypatch):
+    from prunelib.experiments import task_tables
+    from prunelib.figures import style
+    from prunelib.figures.tasks import dropping, sparsity
+
+    drops, sparse = scores[scores["spec"] != "wanda:0.5"], scores[~scores["spec"].str.startswith("drop")]
+    more = sparse[sparse["spec"] == "wanda:0.5"].assign(spec="wanda:4:8", label="Wanda 4:8")
+    made = {"dropping": lambda: task_tables.dropping(ch, drops),
+            "sparsity": lambda: task_tables.sparsity(ch, pd.concat([sparse, more]))}  # fmt: skip
+    alone = {name: make() for name, make in made.items()}
+    for name, table in alone.items():
+        figures.draw(f"fig-{name}-kept", table, tmp_path / "figures", {"model": {"name": "tiny"}})
+    monkeypatch.setattr(committed, "beside", lambda slug, profile: tmp_path)
+    for name, draw in (("dropping", dropping), ("sparsity", sparsity)):
+        both = made[name]()
+        own, other = both[both["source"] != "reference"], both[both["source"] == "reference"]
+        assert own.reset_index(drop=True)["kept"].tolist() == alone[name]["kept"].tolist()
+        some = alone[name][(alone[name]["source"] == "this run") & (alone[name]["x"] > 0)]
+        assert other["kept"].tolist() == some["kept"].tolist()
+        assert "Hollow" in draw(both, style.light()).caption and "Hollow" not in draw(own, style.light()).caption
+    less = task_tables.sparsity(ch, sparse)  # a pattern that this run does not have is not drawn
+    assert "4:8" not in set(less["pattern"]) and "reference" in set(less["source"])
+
+
+def test_shares_for_the_page(scores, ch):
+    from prunelib.experiments import task_tables
+
+    table = task_tables.shares(ch, scores).set_index("model")
+    assert table.loc["Drop-4M", ["choice kept", "generation kept", "difference"]].tolist() == [0.75, 0, 0.75]
+    assert list(table.index) == list(SPECS.values())[1:]
+
+
+def test_sparsity_figure_draws_lines_and_patterns(scores, ch, tmp_path):
     """The CSV writes "no pattern" as an empty field: what is read back must be drawn as a line."""
     from prunelib.experiments import task_tables
-    from prunelib.figures import read_csv, style
+    from prunelib.figures import style
     from prunelib.figures.tasks import sparsity
+    from prunelib.store import read_csv
 
-    monkeypatch.setattr(tasks, "chance", lambda ch: 0.25)
     sparse = scores[~scores["spec"].str.startswith("drop")]
     more = sparse[sparse["spec"] == "wanda:0.5"].assign(spec="wanda:2:4", label="Wanda 2:4")
-    table = task_tables.sparsity(type("Ch", (), {"seed": 0}), pd.concat([sparse, more]))
+    table = task_tables.sparsity(ch, pd.concat([sparse, more]))
     table.to_csv(tmp_path / "data.csv", index=False)
     drawn = sparsity(read_csv(tmp_path / "data.csv"), style.light())
     (axis,) = drawn.fig.axes

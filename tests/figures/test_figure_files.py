@@ -9,7 +9,7 @@ import matplotlib
 import pandas as pd
 import pytest
 
-from prunelib import figures
+from prunelib import figures, store
 from prunelib.errors import PrunelibError
 from prunelib.figures import cite, core, style
 
@@ -46,7 +46,7 @@ def test_all_files_are_written_and_nothing_else(card):
 
 
 def test_same_data_and_record_give_the_same_bytes(card, tmp_path):
-    again = figures.draw("fig-x", figures.read_csv(card.file(".csv")), tmp_path / "two", RECORD)
+    again = figures.draw("fig-x", store.read_csv(card.file(".csv")), tmp_path / "two", RECORD)
     for suffix in figures.SUFFIXES:
         assert again.file(suffix).read_bytes() == card.file(suffix).read_bytes(), suffix
 

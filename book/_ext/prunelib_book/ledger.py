@@ -45,8 +45,9 @@ class ClaimsTable(SphinxDirective):
         number = facts.show(row | {"fmt": ".3g"}) if measured else claims.NOT_YET
         numbers = [nodes.paragraph("", "", val.typeset(number))]
         if reference and reference["status"] == claims.MEASURED:
-            numbers.append(nodes.paragraph("", "reference: ", val.typeset(facts.show(reference | {"fmt": ".3g"})),
-                                           nodes.Text(f", {reference['verdict']}"), classes=["claim-rule"]))  # fmt: skip
+            number = val.typeset(facts.show(reference | {"fmt": ".3g"}))
+            verdict = nodes.Text(f", {reference['verdict']}")
+            numbers.append(nodes.paragraph("", "reference: ", number, verdict, classes=["claim-rule"]))
         verdict = f"{_MARKS[row['verdict']]} {row['verdict']}" if measured else "–"
         line = _line(
             [
