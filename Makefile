@@ -2,8 +2,9 @@
 # make read   set up and render the committed reference run, without running a model
 # make test   set up and run all tests
 # make lint   check style
-# make reference   run everything in profile full (hours, resumes), keep it in data/reference;
-#             BENCHMARKS=gsm8k,commonsense_qa with PRUNELIB_DATASETS=FOLDER adds standard benchmarks
+# make reference   run everything in profile full (an hour or two, resumes) and keep it in data/reference;
+#             PRUNELIB_DATASETS=FOLDER adds the standard benchmarks that can be read from a folder,
+#             BENCHMARKS=boolq,humaneval others
 # make clean  remove what was generated (the model cache is kept)
 
 PYTHON  ?= python3
@@ -12,6 +13,8 @@ BIN     := $(VENV)/bin
 PROFILE ?= quick
 MODEL   ?= smollm2-135m-instruct
 SLUG     = $(subst /,--,$(MODEL))
+BENCHMARKS ?= $(if $(PRUNELIB_DATASETS),commonsense_qa$(COMMA)multiarith$(COMMA)addsub$(COMMA)gsm8k)
+COMMA   := ,
 
 .PHONY: book read reference test lint clean setup
 .DELETE_ON_ERROR:
