@@ -34,14 +34,14 @@ LABELS = {
 
 DROPS = {
     "smoke": {"attn": (8,), "mlp": (4,), "block": (4,)},
-    "quick": {"attn": (4, 8, 12), "mlp": (2, 4), "block": (2, 4)},
+    "quick": {"attn": (4, 8), "mlp": (2, 4), "block": (2, 4)},
     "full": {"attn": (2, 4, 8, 12, 16), "mlp": (1, 2, 4, 6), "block": (1, 2, 4, 6)},
 }
 """Sublayers dropped in the chapters, for a model of 30 layers; others get the same share."""
 
 SPARSE = {
     "smoke": ("wanda:0.5", "wanda:2:4"),
-    "quick": ("magnitude:0.3", "magnitude:0.5", "wanda:0.3", "wanda:0.5", "wanda:0.7", "wanda:2:4", "sparsegpt:0.5"),
+    "quick": ("magnitude:0.5", "wanda:0.3", "wanda:0.5", "wanda:2:4", "sparsegpt:0.5"),
     "full": tuple(f"{name}:{pattern}" for name in ("magnitude", "wanda", "sparsegpt")
                   for pattern in ("0.3", "0.5", "0.7", "2:4", "4:8")),
 }  # fmt: skip

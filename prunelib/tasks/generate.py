@@ -27,12 +27,14 @@ def greedy(
     groups: Sequence[Hashable] | None = None,
     batch_size: int = 32,
     progress: Callable[[int, int], None] | None = None,
+    memo: dict | None = None,
 ) -> list[Generated]:
     """The most likely next token again and again, for each prompt (token ids), in the given order.
 
     A text ends with an end-of-text token, which is not part of ``ids``, with one of
     the ``stop`` strings, or after ``max_new`` tokens. Prompts of one group begin
-    alike, and what they share is computed once. Rows that have ended leave the batch.
+    alike, and what they share is computed once, or not at all where an earlier read-out
+    left it in ``memo`` (tasks.prefix.begin). Rows that have ended leave the batch.
     Raises PrunelibError for an empty prompt or one that does not fit the model.
     """
     if max_new < 1:
@@ -51,7 +53,7 @@ def greedy(
     while order:
         rows = [i for i in order[:batch_size] if (prefix[i] > 0) == (prefix[order[0]] > 0)]
         order = order[len(rows) :]
-        state = begin(lm, [prompts[i][: prefix[i]] for i in rows]) if prefix[rows[0]] else None
+        state = begin(lm, [prompts[i][: prefix[i]] for i in rows], memo) if prefix[rows[0]] else None
         for i, ids, ended in _decode(lm, rows, [prompts[i][prefix[i] :] for i in rows], state, max_new, stop):
             text, cut = _cut(lm.decode(ids), stop)
             found[i] = Generated(ids, text, ended or cut)

@@ -4,6 +4,7 @@ Positions and masks are given explicitly, so that padding and sharing change a
 result by rounding only.
 """
 
+import copy
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -67,16 +68,28 @@ def check_lengths(lm: LM, lengths: Sequence[int], what: str) -> None:
             raise PrunelibError(f"{what} {i} needs {length} positions, {lm.name} has {limit}")
 
 
-def begin(lm: LM, prefixes: Sequence[Sequence[int]]) -> State:
-    """Read the beginnings [rows] and keep the state; equal ones are computed once."""
-    unique = list(dict.fromkeys(map(tuple, prefixes)))
+def begin(lm: LM, prefixes: Sequence[Sequence[int]], memo: dict | None = None) -> State:
+    """Read the beginnings [rows] and keep the state; equal ones are computed once.
+
+    Two calls with one ``memo`` and the same set of beginnings read them once: the first
+    leaves a copy there, the second takes it.
+    """
+    unique = tuple(sorted(set(map(tuple, prefixes))))
     place = {prefix: i for i, prefix in enumerate(unique)}
+    state = memo.pop(unique, None) if memo is not None else None
+    if state is None:
+        state = _read(lm, unique)
+        if memo is not None:
+            memo[unique] = copy.deepcopy(state)
+    return state.select(torch.tensor([place[tuple(p)] for p in prefixes], device=lm.device))
+
+
+def _read(lm: LM, unique: Sequence[tuple[int, ...]]) -> State:
     state, common = None, shared_lengths(unique, [0] * len(unique), [1] * len(unique))[0]
     if common:  # a demonstration before all of them
         _, state = extend(lm, [unique[0][:common]])
         state = state.select(torch.zeros(len(unique), dtype=torch.long, device=lm.device))
-    _, state = extend(lm, [prefix[common:] for prefix in unique], state)
-    return state.select(torch.tensor([place[tuple(p)] for p in prefixes], device=lm.device))
+    return extend(lm, [prefix[common:] for prefix in unique], state)[1]
 
 
 def extend(lm: LM, suffixes: Sequence[Sequence[int]], state: State | None = None, keep: bool = True):
@@ -134,13 +147,16 @@ class Tree:
         return seen
 
 
-def read_trees(lm: LM, trees: Sequence[Tree], before: Sequence[int] = ()) -> Tensor:
-    """Normed last hidden states [rows, nodes, d] of trees, all after the same tokens ``before``."""
-    width, rows, past = max(len(tree.ids) for tree in trees), len(trees), len(before)
+def read_trees(lm: LM, trees: Sequence[Tree], before: State | None = None) -> Tensor:
+    """Normed last hidden states [rows, nodes, d] of trees, each after its row of the state ``before``."""
+    width, rows = max(len(tree.ids) for tree in trees), len(trees)
+    past = before.mask.shape[1] if before else 0
     ids = torch.full((rows, width), lm.pad_id, dtype=torch.long)
-    positions = torch.full((rows, width), past, dtype=torch.long)
+    positions = torch.zeros(rows, width, dtype=torch.long)
     sees = torch.zeros(rows, 1, width, past + width, dtype=torch.bool)
-    sees[..., :past] = True
+    if before:
+        positions += before.lengths.cpu()[:, None]
+        sees[..., :past] = before.mask.bool().cpu()[:, None, None]
     # What pads see does not matter, but a row of attention that sees nothing is not a number.
     sees[..., past:] = torch.eye(width, dtype=torch.bool)
     for row, tree in enumerate(trees):
@@ -148,13 +164,9 @@ def read_trees(lm: LM, trees: Sequence[Tree], before: Sequence[int] = ()) -> Ten
         ids[row, :n] = torch.tensor(tree.ids)
         positions[row, :n] += torch.tensor(tree.depths)
         sees[row, 0, :n, past : past + n] = torch.from_numpy(tree.ancestors())
-    cache = None
-    if past:
-        _, state = extend(lm, [before])
-        cache = state.select(torch.zeros(rows, dtype=torch.long, device=lm.device)).cache
     mask = torch.zeros(sees.shape, dtype=lm.dtype).masked_fill_(~sees, torch.finfo(lm.dtype).min)
     out = lm.model.base_model(
         input_ids=ids.to(lm.device), attention_mask=mask.to(lm.device), position_ids=positions.to(lm.device),
-        past_key_values=cache, use_cache=cache is not None,
+        past_key_values=before.cache if before else None, use_cache=before is not None,
     )  # fmt: skip
     return out.last_hidden_state

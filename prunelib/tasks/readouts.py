@@ -58,7 +58,7 @@ def answers(
     lm: LM,
     items: Sequence[Item],
     shown: Sequence[Item],
-    batch_size: int = 32,
+    batch_size: int = 48,
     share: bool = True,
     letters: bool = True,
     progress: Callable[[int, int], None] | None = None,
@@ -71,25 +71,43 @@ def answers(
     written) and ``ended``. ``batch_size`` counts items; questions on one passage read
     it once. Raises PrunelibError for an option that has no token.
     """
-    done = iter(range(1, 4))
-
-    def step():
+    encoded = [lm.encode_one(prompt(item, shown), chat=False) for item in items]
+    parts, done = [], 0
+    for some in _chunks(items, encoded, batch_size):
+        asked = [items[i] for i in some]
+        parts.append(_answers(lm, asked, [encoded[i] for i in some], shown, share, letters).assign(order=some))
+        done += len(some)
         if progress:
-            progress(next(done), 3)
+            progress(done, len(items))
+    return pd.concat(parts).sort_values("order").drop(columns="order").reset_index(drop=True)
 
+
+def _chunks(items: Sequence[Item], encoded: list[list[int]], size: int) -> list[list[int]]:
+    """Numbers of the items that are read together, at most ``size``: whole passages where they fit, by length."""
+    passages: dict[str, list[int]] = {}
+    for i, item in enumerate(items):
+        passages.setdefault(item.passage_id, []).append(i)
+    rows = [row[start : start + size] for row in passages.values() for start in range(0, len(row), size)]
+    chunks: list[list[int]] = []
+    for row in sorted(rows, key=lambda row: max(len(encoded[i]) for i in row)):
+        if not chunks or len(chunks[-1]) + len(row) > size:
+            chunks.append([])
+        chunks[-1] += row
+    return chunks
+
+
+def _answers(lm: LM, items, encoded: list[list[int]], shown, share: bool, letters: bool) -> pd.DataFrame:
+    """:func:`answers` for items that fit one batch; choice and generation read the passages once."""
+    memo = {} if share else None
     plain = [prompt(item, shown) for item in items]
     options = [(i, option) for i, item in enumerate(items) for option in item.options]
-    by_text = _score(lm, items, plain, options, batch_size, share)
-    step()
+    by_text = _score(lm, items, plain, options, share, memo)
+    groups = [item.passage_id for item in items] if share else None
+    written = greedy(lm, encoded, NEW_TOKENS, STOP, groups, len(items), memo=memo)
     if letters:
         lettered = [prompt(item, shown, letters=True) for item in items]
         marks = [(i, LETTERS[n]) for i, item in enumerate(items) for n in range(len(item.options))]
-        by_letter = _score(lm, items, lettered, marks, batch_size, share)["logprob"].to_numpy()
-    step()
-    encoded = [lm.encode_one(text, chat=False) for text in plain]
-    groups = [item.passage_id for item in items] if share else None
-    written = greedy(lm, encoded, NEW_TOKENS, STOP, groups, batch_size)
-    step()
+        by_letter = _score(lm, items, lettered, marks, share)["logprob"].to_numpy()
     rows, start = [], 0
     for item, made in zip(items, written, strict=True):
         some = slice(start, start + len(item.options))
@@ -112,7 +130,7 @@ def answers(
     return pd.DataFrame(rows)
 
 
-def _score(lm: LM, items, prompts: list[str], answers: list[tuple[int, str]], batch_size: int, share: bool):
+def _score(lm: LM, items, prompts: list[str], answers: list[tuple[int, str]], share: bool, memo: dict | None = None):
     """Log-likelihoods of ``(item number, answer text)`` after their prompts."""
     contexts = [lm.encode_one(text, chat=False) for text in prompts]
     requests = []
@@ -121,7 +139,7 @@ def _score(lm: LM, items, prompts: list[str], answers: list[tuple[int, str]], ba
         if not continuation:
             raise PrunelibError(f"item {items[i].id}: the option '{answer}' has no token")
         requests.append(Request(contexts[i], continuation, items[i].passage_id))
-    return loglikelihoods(lm, requests, batch_size * max(len(item.options) for item in items), share)
+    return loglikelihoods(lm, requests, len(requests), share, memo=memo)
 
 
 def continuation_ids(lm: LM, context: str, text: str, context_ids: Sequence[int]) -> list[int]:

@@ -8,7 +8,7 @@ import torch
 
 from prunelib.errors import PrunelibError
 from prunelib.lm import LM
-from prunelib.tasks.prefix import Tree, can_share, check_lengths, extend, read_trees, shared_lengths
+from prunelib.tasks.prefix import Tree, begin, can_share, check_lengths, extend, read_trees, shared_lengths
 
 # Logits computed at a time, in elements: up to 32 MiB the C library reuses the memory.
 _MAX_LOGITS = 2**23
@@ -34,13 +34,15 @@ def loglikelihoods(
     batch_size: int = 32,
     share: bool = True,
     progress: Callable[[int, int], None] | None = None,
+    memo: dict | None = None,
 ) -> pd.DataFrame:
     """Score every continuation; one row a request, in the given order.
 
     Columns: ``logprob`` (nats, summed over the continuation), ``tokens`` (its
     length), ``matched`` (how many of its tokens are the model's first choice after
     the true ones before them). ``share`` reads what members of a group have in common once;
-    it and ``batch_size`` change results by rounding only. Raises PrunelibError for an
+    it and ``batch_size`` change results by rounding only. With ``memo`` the beginnings of
+    groups are left for a next read-out of the same groups (tasks.prefix.begin). Raises PrunelibError for an
     empty context or continuation, and for one that does not fit the model.
     """
     for i, request in enumerate(requests):
@@ -58,7 +60,7 @@ def loglikelihoods(
     done = 0
     for batch in _batches(whole, groups if share else list(range(len(whole))), batch_size):
         members = [i for row in batch for i in row]
-        states = _states(lm, whole, keep, batch) if share else _plain_states(lm, whole, keep, members)
+        states = _states(lm, whole, keep, batch, memo) if share else _plain_states(lm, whole, keep, members)
         wanted = torch.tensor([token for i in members for token in requests[i].continuation], device=lm.device)
         logprobs, matched = _token_scores(lm, states, wanted)
         start = 0
@@ -89,17 +91,22 @@ def _batches(whole: list[list[int]], groups: Sequence[Hashable], size: int) -> I
         yield batch
 
 
-def _states(lm: LM, whole, keep, batch: list[list[int]]) -> torch.Tensor:
+def _states(lm: LM, whole, keep, batch: list[list[int]], memo: dict | None) -> torch.Tensor:
     """States [n, d] that predict the continuations, every common token of a row read once."""
     members = [i for row in batch for i in row]
+    groups = [number for number, row in enumerate(batch) for _ in row]
+    sequences, least = [whole[i] for i in members], [keep[i] for i in members]
     # A demonstration before all of them is read once for the batch.
-    common = min(shared_lengths([whole[i] for i in members], [0] * len(members), [keep[i] for i in members]))
-    common = common if len(batch) > 1 else 0
-    trees, places = [], []
-    for row in batch:
-        trees.append(Tree())
-        places += [(len(trees) - 1, trees[-1].add(whole[i][common:])[-keep[i] :]) for i in row]
-    hidden = read_trees(lm, trees, whole[members[0]][:common])
+    common = shared_lengths(sequences, [0] * len(members), least)
+    if memo is not None and min(own := shared_lengths(sequences, groups, least)):
+        common = own
+    starts = {number: sequence[:n] for number, sequence, n in zip(groups, sequences, common, strict=True)}
+    before = begin(lm, list(starts.values()), memo) if min(common) and (len(batch) > 1 or memo is not None) else None
+    trees, places = [Tree() for _ in batch], []
+    for number, sequence, last in zip(groups, sequences, least, strict=True):
+        rest = sequence[len(starts[number]) :] if before else sequence
+        places.append((number, trees[number].add(rest)[-last:]))
+    hidden = read_trees(lm, trees, before)
     return torch.cat([hidden[row, path] for row, path in places])
 
 

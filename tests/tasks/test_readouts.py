@@ -61,6 +61,24 @@ def test_order_changes_no_score(lm, items, shown, plain):
     pd.testing.assert_frame_equal(found, plain, atol=1e-4, rtol=0)
 
 
+def test_choice_and_generation_read_a_passage_once(lm, items, shown, monkeypatch):
+    """All passages of a batch pass through the model one time, whatever is asked about them afterwards."""
+    rows, real = [], lm.model.base_model.forward
+
+    def counting(*args, **kwargs):
+        rows.append(kwargs["input_ids"])
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(lm.model.base_model, "forward", counting)
+    readouts.answers(lm, items, shown, letters=False)
+    start = lm.encode_one(readouts.prompt(items[0], shown)[:60], chat=False)
+    assert sum(start == row[: len(start)].tolist() for ids in rows for row in ids) == 1  # what all begin with
+    passage = lm.encode_one(items[0].passage, chat=False)
+    read = [row.tolist() for ids in rows for row in ids]
+    found = [row for row in read if any(row[i : i + len(passage)] == passage for i in range(len(row)))]
+    assert len(found) == 1
+
+
 def test_choice_is_the_likeliest_option_by_length(lm, items, shown, plain):
     """One item scored by hand, through the model's own forward."""
     item = items[4]
