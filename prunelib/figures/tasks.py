@@ -156,37 +156,30 @@ def sparsity(data: pd.DataFrame, style: Style) -> Drawn:
 
 @figure("fig-choice-generation", "Multiple choice is no proxy for writing", "09-sparsity")
 def proxy(data: pd.DataFrame, style: Style) -> Drawn:
-    """Share kept in generation against share kept in multiple choice, every compressed model a point."""
-    fig, axis = style.subplots(height=4)
-    shapes = {"drop": ("^", style.colours.green, "sublayers dropped"),
-              "sparsify": ("o", style.colours.blue, "weights removed")}  # fmt: skip
-    for kind, (marker, colour, words) in shapes.items():
-        rows = data[data["kind"] == kind]
-        if len(rows):
-            x, y = rows["choice"], rows["generation"]
-            axis.errorbar(x, y, [y - rows["generation_lo"], rows["generation_hi"] - y],
-                          [x - rows["choice_lo"], rows["choice_hi"] - x], fmt=marker, color=colour, elinewidth=0.5,
-                          label=words)  # fmt: skip
-    top = max(1.1, data["choice"].max() + 0.05, data["generation"].max() + 0.05)
-    axis.plot([0, top], [0, top], color=style.muted, lw=0.8, ls=style.linestyles[2])
-    for row in data.itertuples():
-        axis.annotate(row.label, (row.choice, row.generation), (1, 4), textcoords="offset points", fontsize=6.5,
-                      rotation=40, color=style.foreground)  # fmt: skip
-    axis.set(xlabel="multiple choice, dense = 1", ylabel="generation, dense = 1",
-             xlim=(max(0, data["choice"].min() - 0.1), top), ylim=(-0.05, top))  # fmt: skip
-    axis.legend(loc="upper left")
-    top += 0.06  # room for the last label
-    axis.set(xlim=(axis.get_xlim()[0], top), ylim=(-0.05, top))
-    below = (data["generation"] < data["choice"]).mean()
+    """Shares kept in multiple choice and in generation, a row a compressed model, best in multiple choice first."""
+    data = data.sort_values("choice", ascending=False, kind="stable").reset_index(drop=True)
+    fig, axis = style.subplots(height=0.2 * len(data) + 1.2)
+    axis.hlines(data.index, data["generation"], data["choice"], color=style.muted, lw=1)
+    for readout, shift in (("choice", -0.12), ("generation", 0.12)):
+        look, x = _looks(style)[readout], data[readout]
+        axis.errorbar(x, data.index + shift, xerr=[x - data[f"{readout}_lo"], data[f"{readout}_hi"] - x],
+                      fmt=look["marker"], color=look["color"], elinewidth=0.8, label=READOUTS[readout])  # fmt: skip
+    axis.axvline(1, color=style.muted, lw=0.8)
+    axis.set(xlabel="score, dense = 1", xlim=(-0.03, min(1.6, data[["choice_hi", "generation_hi"]].max().max() + 0.05)))
+    axis.set_yticks(data.index, data["label"], fontsize=7)
+    axis.invert_yaxis()
+    axis.grid(axis="y", visible=False)
+    fig.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    more = (data["generation"] < data["choice"]).mean()
     worst = data.loc[(data["choice"] - data["generation"]).idxmax()]
     caption = (
-        f"**{below:.0%} of the compressed models lie below the diagonal: they keep more of their multiple-choice score "
-        f"than of their generation score; {worst['label']} keeps {worst['choice']:.0%} of the one and "
-        f"{worst['generation']:.0%} of the other.** Each point is a model, bars are 95 % intervals over passages. "
-        "Dotted: both scores fall alike."
+        f"**{more:.0%} of the compressed models keep more of their multiple-choice score than of their generation "
+        f"score; {worst['label']} keeps {worst['choice']:.0%} of the one and {worst['generation']:.0%} of the other.** "
+        "Each row is a model with sublayers dropped or weights removed, best in multiple choice first; bars are 95 % "
+        "intervals over passages, paired with dense. If the one score stood for the other, the markers would coincide."
     )
     listed = "; ".join(f"{r.label} {r.choice:.2f}, {r.generation:.2f}" for r in data.itertuples())
-    return Drawn(fig, caption, f"Scatter of share kept in generation against multiple choice. {listed}.")
+    return Drawn(fig, caption, f"Dot plot of the shares kept in multiple choice and generation, by model. {listed}.")
 
 
 @figure("fig-case-tokens", "How sure the models are of what they write", "10-case-study")
