@@ -88,10 +88,14 @@ def _copy(run: Path, fresh: Path, manifest: dict) -> None:
 
 
 def without_pictures(notebook: dict) -> dict:
-    """An executed notebook without its PNG outputs: pages show the figure files instead."""
+    """An executed notebook without its PNG outputs (pages show the figure files instead), warnings and folders."""
     for cell in notebook["cells"]:
+        if "outputs" in cell:
+            cell["outputs"] = [one for one in cell["outputs"] if one.get("name") != "stderr"]
         for output in cell.get("outputs", []):
             output.get("data", {}).pop("image/png", None)
+    about = notebook.get("metadata", {}).get("papermill", {})
+    about |= {name: Path(about[name]).name for name in ("input_path", "output_path") if about.get(name)}
     return notebook
 
 

@@ -1,6 +1,7 @@
 """A run kept in small and read again: the same book, whatever notebooks and code have become."""
 
 import json
+import re
 import shutil
 
 import fakebook
@@ -8,6 +9,7 @@ import pytest
 
 from prunelib import cli, committed, publish, reference, store
 from prunelib.errors import PrunelibError
+from prunelib.paths import project_root
 
 
 @pytest.fixture
@@ -59,6 +61,30 @@ def test_pictures_and_long_tables_are_left_out(kept, tmp_path, monkeypatch):
     assert "image/png" not in (source / "notebooks" / "01-demo.ipynb").read_text()
     assert set(json.loads((source / reference.LEFT_OUT).read_text())["demo"]) == {"bytes", "rows", "sha256"}
     assert publish.gate(reference.restore(source, tmp_path / "again"), root, current=False) == []
+
+
+def test_nothing_of_the_machine_is_kept():
+    cell = fakebook.code("x", outputs=[{"output_type": "stream", "name": "stderr", "text": "/home/me/warning"}])
+    papermill = {"input_path": "/home/me/01-demo.ipynb", "output_path": "/home/me/.tmp-1-01-demo.ipynb"}
+    kept = reference.without_pictures({"cells": [cell], "metadata": {"papermill": papermill}})
+    assert "/home" not in json.dumps(kept) and kept["metadata"]["papermill"]["input_path"] == "01-demo.ipynb"
+
+
+def test_the_committed_reference_is_whole_and_small():
+    """What `make read` renders: every figure's data is what was recorded, and git can carry it."""
+    for source in (project_root() / "data" / "reference").iterdir():
+        assert sum(file.stat().st_size for file in source.rglob("*") if file.is_file()) < reference.LIMIT
+        manifest = store.read_json(source / "manifest.json")
+        assert manifest["profile"] == "full" and manifest["code"]["commit"] and not manifest["code"]["dirty"]
+        for figure_id, entry in manifest["figures"].items():
+            data = source / "figures" / f"{figure_id}.csv"
+            assert store.sha256(data) == entry["files"][data.name]
+        left_out = store.read_json(source / reference.LEFT_OUT)
+        for name, entry in manifest["tables"].items():
+            file = source / "tables" / f"{name}.parquet"
+            assert name in left_out or store.sha256(file) == entry["sha256"]
+        for file in source.glob("notebooks/*.ipynb"):
+            assert not re.search(r'"/(home|root|tmp|work|Users)/', file.read_text()), file
 
 
 def test_one_that_is_too_large_leaves_the_old_one(kept, monkeypatch):
