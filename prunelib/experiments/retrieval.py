@@ -19,7 +19,7 @@ from prunelib.tasks import retrieval
 ENCODER = "all-minilm-l6-v2"
 DROPS = {
     "smoke": {"attn": (2,), "mlp": (2,)},
-    "quick": {"attn": (2, 4, 6), "mlp": (2, 4), "block": (2,)},
+    "quick": {"attn": (2, 4, 6), "mlp": (4,), "block": (2,)},
     "full": dict.fromkeys(("attn", "mlp", "block"), (1, 2, 3, 4, 6)),
 }
 """Sublayers dropped of an encoder of 6 layers; others get the same share, rounded up."""

@@ -34,7 +34,7 @@ LABELS = {
 
 DROPS = {
     "smoke": {"attn": (8,), "mlp": (4,), "block": (4,)},
-    "quick": {"attn": (4, 8), "mlp": (2, 4), "block": (2, 4)},
+    "quick": {"attn": (4, 8), "mlp": (2, 4), "block": (4,)},
     "full": {"attn": (4, 8, 12, 16), "mlp": (2, 4, 6), "block": (2, 4, 6)},
 }
 """Sublayers dropped in the chapters, for a model of 30 layers; others get the same share."""
