@@ -152,14 +152,18 @@ def record_proxy(ch: Chapter, answers: pd.DataFrame) -> None:
     ch.claim("C16", *found)
 
 
-def drop_lists(ch: Chapter, specs) -> pd.DataFrame:
-    """Which layers each plan drops, by the run's own calibration text."""
+def drop_lists(ch: Chapter, specs):
+    """Which layers each plan drops, by the run's own calibration text; for the page, no list cut short."""
+    from IPython.display import HTML
+
     from prunelib.compress import drop
     from prunelib.experiments.layerwise import drop_order
 
     plans = [drop.from_spec(spec, drop_order(ch)) for spec in specs if kind_of(spec) == "drop"]
-    return pd.DataFrame([(p.label, ", ".join(str(s.layer) for s in p.sites)) for p in plans],
-                        columns=["plan", "layers, first dropped first"])  # fmt: skip
+    found = pd.DataFrame([(p.label, ", ".join(str(s.layer) for s in p.sites)) for p in plans],
+                         columns=["plan", "layers, first dropped first"])  # fmt: skip
+    with pd.option_context("display.max_colwidth", None):
+        return HTML(found.to_html(index=False))
 
 
 def _mean(rows: pd.DataFrame, readout: str, seed: int):
