@@ -84,10 +84,10 @@ def _copy(run: Path, fresh: Path, manifest: dict) -> None:
             shutil.copyfile(run / "figures" / f"{figure_id}{suffix}", fresh / "figures" / f"{figure_id}{suffix}")
     for name in manifest["notebooks"]:
         notebook = store.read_json(run / "notebooks" / f"{name}.ipynb")
-        (fresh / "notebooks" / f"{name}.ipynb").write_text(json.dumps(without_pictures(notebook), indent=1) + "\n")
+        (fresh / "notebooks" / f"{name}.ipynb").write_text(json.dumps(portable(notebook), indent=1) + "\n")
 
 
-def without_pictures(notebook: dict) -> dict:
+def portable(notebook: dict) -> dict:
     """An executed notebook without its PNG outputs (pages show the figure files instead), warnings and folders."""
     for cell in notebook["cells"]:
         if "outputs" in cell:

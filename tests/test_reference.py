@@ -66,7 +66,7 @@ def test_pictures_and_long_tables_are_left_out(kept, tmp_path, monkeypatch):
 def test_nothing_of_the_machine_is_kept():
     cell = fakebook.code("x", outputs=[{"output_type": "stream", "name": "stderr", "text": "/home/me/warning"}])
     papermill = {"input_path": "/home/me/01-demo.ipynb", "output_path": "/home/me/.tmp-1-01-demo.ipynb"}
-    kept = reference.without_pictures({"cells": [cell], "metadata": {"papermill": papermill}})
+    kept = reference.portable({"cells": [cell], "metadata": {"papermill": papermill}})
     assert "/home" not in json.dumps(kept) and kept["metadata"]["papermill"]["input_path"] == "01-demo.ipynb"
 
 

@@ -137,3 +137,15 @@ def test_two_runs_do_not_write_to_one_folder_and_leftovers_are_removed(folder):
     leftover.write_text("half")
     with runner.locked(folder):
         assert not leftover.exists()
+
+
+def test_a_page_depends_on_the_reference_beside_it(tmp_path, monkeypatch):
+    from prunelib import committed, fetch
+
+    monkeypatch.setattr(fetch, "identity", lambda name, revision=None: {"files": name})
+    monkeypatch.setattr(committed, "beside", lambda slug, profile: None if profile == "full" else tmp_path)
+    (tmp_path / "manifest.json").write_text("1")
+    alone, one = (runner.identity("org/model", None, profile) for profile in ("full", "quick"))
+    (tmp_path / "manifest.json").write_text("2")
+    two = runner.identity("org/model", None, "quick")
+    assert alone["reference"] is None and one["reference"] != two["reference"]

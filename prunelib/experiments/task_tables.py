@@ -126,15 +126,19 @@ def record(ch: Chapter, answers: pd.DataFrame, chapter: str, claim: str) -> pd.D
 
 
 def shares(ch: Chapter, answers: pd.DataFrame) -> pd.DataFrame:
-    """For the page, a row a compressed model: shares kept in choice and generation, their difference, its interval."""
+    """For the page, a row a compressed model: shares kept in choice and generation, their difference, its interval.
+
+    The last column has the smallest and largest generation share over calibration seeds, where there are several.
+    """
     table = tasks.kept(answers, (tasks.CHOICE, tasks.WRITTEN), ch.seed)
     table = table[table["spec"] != "dense"]
-    rows = []
+    seeds, rows = answers.groupby("spec")["seed"].nunique(), []
     for (spec, label), some in table.groupby(["spec", "label"], sort=False):
-        share = some.set_index("readout")["kept"]
+        choice, written = (some.set_index("readout").loc[name] for name in (tasks.CHOICE, tasks.WRITTEN))
         found = tasks.difference(answers, [spec], seed=ch.seed)
-        rows.append((label, share[tasks.CHOICE], share[tasks.WRITTEN], *found))
-    names = ["model", "choice kept", "generation kept", "difference", "95 % from", "to"]
+        spread = f"{written['seed_lo']:.2f} to {written['seed_hi']:.2f} ({seeds[spec]})" if seeds[spec] > 1 else ""
+        rows.append((label, choice["kept"], written["kept"], *found, spread))
+    names = ["model", "choice kept", "generation kept", "difference", "95 % from", "to", "generation over seeds"]
     return pd.DataFrame(rows, columns=names).round(2)
 
 

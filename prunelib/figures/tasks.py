@@ -34,7 +34,7 @@ def _reference(axis, data: pd.DataFrame, style: Style) -> None:
         axis.plot(rows["x"], rows["kept"], ls="", marker=look["marker"], mfc="none", mec=look["color"], ms=7, mew=0.9)
 
 
-_HOLLOW = "Hollow: the committed reference run, with more items. "
+_HOLLOW = "Hollow: the committed reference run. "
 
 
 def _frame(axes, data: pd.DataFrame, style: Style) -> None:

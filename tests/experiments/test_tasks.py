@@ -141,6 +141,10 @@ def test_shares_for_the_page(scores, ch):
     table = task_tables.shares(ch, scores).set_index("model")
     assert table.loc["Drop-4M", ["choice kept", "generation kept", "difference"]].tolist() == [0.75, 0, 0.75]
     assert list(table.index) == list(SPECS.values())[1:]
+    assert set(table["generation over seeds"]) == {""}
+    more = scores[scores["spec"] == "wanda:0.5"].assign(seed=1, generation=0.0)
+    table = task_tables.shares(ch, pd.concat([scores, more], ignore_index=True)).set_index("model")
+    assert table["generation over seeds"].tolist() == ["", "", "0.00 to 1.00 (2)"]
 
 
 def test_sparsity_figure_draws_lines_and_patterns(scores, ch, tmp_path):
