@@ -7,13 +7,15 @@ with a threshold fixed here, before anything is measured:
 - *not supported*: the whole interval fails it,
 - *undecided*: the threshold lies inside the interval, or the number is not finite.
 
-A number marked exact has no interval and is compared directly. The rules were
-written for this book; the paper states its claims in words.
+A claim that says two things at once has a part for each, with a number and a
+threshold of its own: it is supported if every part is, not supported if one part is
+not, and undecided otherwise. A number marked exact has no interval and is compared
+directly. The rules were written for this book; the paper states its claims in words.
 """
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from .errors import PrunelibError, nearest
@@ -26,26 +28,50 @@ _WORDS = {">": "above", ">=": "at least", "<": "below", "<=": "at most"}
 
 
 @dataclass(frozen=True)
+class Part:
+    """One number of a claim and what it must be; ``name`` tells parts apart, ``measure`` says what the number is."""
+
+    name: str
+    measure: str
+    op: str
+    threshold: float
+
+    @property
+    def rule(self) -> str:
+        """The decision rule in words: ``"the number is at least 0.9"``."""
+        return f"the number is {_WORDS[self.op]} {self.threshold:g}"
+
+
+@dataclass(frozen=True)
 class Claim:
-    """One claim of the paper and the number that decides it.
+    """One claim of the paper and the number, or the numbers, that decide it.
 
     ``source`` says where the paper makes it; ``measure`` names the deciding number,
     with its unit and the points it is taken over; ``notebook`` is the id of the
-    notebook that measures it, or None when that is left to a later chapter.
+    notebook that measures it, or None when that is left to a later chapter. A claim
+    of several ``parts`` has no ``op`` and ``threshold`` of its own, and its
+    ``measure`` says what the parts have in common.
     """
 
     id: str
     statement: str
     source: str
     measure: str
-    op: str
-    threshold: float
+    op: str = ""
+    threshold: float = math.nan
     notebook: str | None = None
+    parts: tuple[Part, ...] = ()
+
+    def __post_init__(self):
+        if bool(self.op) == bool(self.parts):
+            raise ValueError(f"{self.id}: a claim has either one number or parts")
 
     @property
     def rule(self) -> str:
         """The decision rule in words: ``"the number is at least 0.9"``."""
-        return f"the number is {_WORDS[self.op]} {self.threshold:g}"
+        if self.parts:
+            return " and ".join(f"{part.name} is {_WORDS[part.op]} {part.threshold:g}" for part in self.parts)
+        return Part("", self.measure, self.op, self.threshold).rule
 
 
 # A "point" is one (prompt, position, layer, sublayer): that sublayer alone is dropped there.
@@ -56,6 +82,11 @@ _RAW = "raw lens"
 _CORRELATION = (
     "Pearson correlation of the logarithms of estimate and measurement "
     "(all points whose change exceeds the rounding of the trace)"
+)
+# One threshold for both parts: models that lose both alike, unhurt and dead ones in any mixture, cannot pass both.
+_SURVIVES_AND_COLLAPSES = (
+    Part("choice kept", "share of the dense multiple-choice score kept, both above chance", ">=", 0.5),
+    Part("generation kept", "share of the dense generation score kept", "<=", 0.5),
 )
 
 CLAIMS: dict[str, Claim] = {
@@ -132,22 +163,18 @@ CLAIMS: dict[str, Claim] = {
             "C8",
             "With whole sublayers dropped, multiple choice survives and generation collapses.",
             "Task tables and curves (table:task_suite, fig:pruning_*)",
-            "share of the dense score kept in multiple choice minus share kept in generation, "
             "on the same items, mean over the drop plans of the chapter",
-            ">",
-            0.0,
-            "08-dropping-layers",
+            parts=_SURVIVES_AND_COLLAPSES,
+            notebook="08-dropping-layers",
         ),
         Claim(
             "C9",
             "With weights pruned inside the layers, multiple choice survives and generation "
             "collapses.",
             "Task tables for magnitude, Wanda and SparseGPT",
-            "share of the dense score kept in multiple choice minus share kept in generation, "
             "on the same items, mean over the sparsity patterns of the chapter",
-            ">",
-            0.0,
-            "09-sparsity",
+            parts=_SURVIVES_AND_COLLAPSES,
+            notebook="09-sparsity",
         ),
         Claim(
             "C10",
@@ -209,7 +236,8 @@ CLAIMS: dict[str, Claim] = {
             "Multiple-choice scores of a pruned model say little about its chat or code.",
             "Conclusion",
             "mean share of the generation score lost by the compressed models that keep at least "
-            "95 % of the dense multiple-choice score",
+            "95 % of what the dense multiple-choice score has above chance, chosen on one half of the "
+            "passages and judged on the other, both ways",
             ">",
             0.05,
             "09-sparsity",
@@ -218,34 +246,48 @@ CLAIMS: dict[str, Claim] = {
 }
 
 
-def judge(claim: Claim, value: float, lo: float | None = None, hi: float | None = None) -> str:
-    """``"supported"``, ``"not supported"`` or ``"undecided"`` for a measured number.
+def judge(claim: Claim | Part, value: float, lo: float | None = None, hi: float | None = None) -> str:
+    """``"supported"``, ``"not supported"`` or ``"undecided"`` for the measured number of a claim or of a part.
 
     ``lo`` and ``hi`` are the ends of its interval; without them the number counts
     as exact. The interval decides, not the point. Raises :class:`ValueError` when
-    only one end is given or the ends are in the wrong order.
+    only one end is given, the ends are in the wrong order, or the claim has parts.
     """
+    name = claim.id if isinstance(claim, Claim) else claim.name
+    if not claim.op:
+        raise ValueError(f"{name} has parts: judge each, then take whole()")
     if (lo is None) != (hi is None):
-        raise ValueError(f"{claim.id}: an interval needs both ends, got {lo} and {hi}")
+        raise ValueError(f"{name}: an interval needs both ends, got {lo} and {hi}")
     ends = (value,) if lo is None else (lo, hi)
     if not all(math.isfinite(number) for number in (value, *ends)):
         return UNDECIDED
     if lo is not None and lo > hi:
-        raise ValueError(f"{claim.id}: the interval {lo} to {hi} is upside down")
+        raise ValueError(f"{name}: the interval {lo} to {hi} is upside down")
     satisfied = [_OPERATORS[claim.op](number, claim.threshold) for number in ends]
     if all(satisfied):
         return SUPPORTED
     return UNDECIDED if any(satisfied) else NOT_SUPPORTED
 
 
+def whole(verdicts: Iterable[str]) -> str:
+    """The verdict on a claim from those on its parts: one part that fails is enough against it."""
+    verdicts = set(verdicts)
+    if NOT_SUPPORTED in verdicts:
+        return NOT_SUPPORTED
+    return SUPPORTED if verdicts == {SUPPORTED} else UNDECIDED
+
+
 def ledger(manifest: Mapping) -> list[dict]:
     """One row per claim, in order C1 to C16, ready for ``site/claims.json``.
 
     ``manifest`` is a run's manifest; its ``claims`` hold ``value``, ``lo``, ``hi``,
-    ``exact`` and ``notebook``. The verdict is judged here, so that a page never
+    ``exact`` and ``notebook``, and for a claim of several parts ``parts``: the same
+    numbers by the part's name. The verdict is judged here, so that a page never
     shows one that an older rule gave. Claims the run did not measure have status
     ``"not yet"`` and None for every number and for the verdict. Non-finite numbers
     become None, as JSON has no word for them; an estimate without an interval is undecided.
+    ``parts`` of a row lists ``name, measure, rule, value, lo, hi, exact, verdict`` of
+    each part; it is empty for a claim that one number decides.
     """
     measured = manifest.get("claims", {})
     for name in measured:
@@ -255,6 +297,9 @@ def ledger(manifest: Mapping) -> list[dict]:
     return [_row(claim, measured.get(claim.id)) for claim in CLAIMS.values()]
 
 
+_NO_NUMBER = {"value": None, "lo": None, "hi": None, "exact": None, "verdict": None}
+
+
 def _row(claim: Claim, entry: Mapping | None) -> dict:
     row = {
         "id": claim.id,
@@ -262,29 +307,31 @@ def _row(claim: Claim, entry: Mapping | None) -> dict:
         "source": claim.source,
         "measure": claim.measure,
         "rule": claim.rule,
-        "value": None,
-        "lo": None,
-        "hi": None,
-        "exact": None,
-        "verdict": None,
+        **_NO_NUMBER,
+        "parts": [],
         "notebook": claim.notebook,
         "status": NOT_YET,
     }
-    if entry is None:
-        return row
+    if entry is not None:
+        row |= {"notebook": entry.get("notebook", claim.notebook), "status": MEASURED}
+    if not claim.parts:
+        return row if entry is None else row | _judged(claim, entry)
+    for part in claim.parts:
+        about = {"name": part.name, "measure": part.measure, "rule": part.rule}
+        # A run under an older rule lacks the numbers of today's parts, and so decides nothing.
+        found = _NO_NUMBER if entry is None else _judged(part, entry.get("parts", {}).get(part.name, {}))
+        row["parts"].append(about | found)
+    return row if entry is None else row | {"verdict": whole(part["verdict"] for part in row["parts"])}
+
+
+def _judged(rule: Claim | Part, entry: Mapping) -> dict:
+    """A recorded number with its verdict, safe for JSON."""
     value, lo, hi = (_number(entry.get(key)) for key in ("value", "lo", "hi"))
     exact = bool(entry.get("exact", False))
     # An estimate stored without an interval decides nothing.
-    verdict = judge(claim, value) if exact else judge(claim, value, lo, hi)
-    return row | {
-        "value": _or_none(value),
-        "lo": None if exact else _or_none(lo),
-        "hi": None if exact else _or_none(hi),
-        "exact": exact,
-        "verdict": verdict,
-        "notebook": entry.get("notebook", claim.notebook),
-        "status": MEASURED,
-    }
+    verdict = judge(rule, value) if exact else judge(rule, value, lo, hi)
+    ends = (None, None) if exact else (_or_none(lo), _or_none(hi))
+    return {"value": _or_none(value), "lo": ends[0], "hi": ends[1], "exact": exact, "verdict": verdict}
 
 
 def _number(stored: float | None) -> float:

@@ -138,6 +138,15 @@ def write_run(root: Path, run: Path, cells: list[dict]) -> None:
             "demo.ratio": value | {"value": 2.314, "lo": 2.1, "hi": 2.52},
             "demo.count": value | {"value": 1200, "lo": None, "hi": None, "exact": True, "fmt": ",d"},
         },
-        "claims": {"C1": {"value": 0.98, "lo": 0.97, "hi": 0.99, "exact": False, "notebook": "01-demo"}},
+        "claims": {
+            "C1": {"value": 0.98, "lo": 0.97, "hi": 0.99, "exact": False, "notebook": "01-demo"},
+            "C8": {
+                "parts": {
+                    "choice kept": {"value": 0.71, "lo": 0.62, "hi": 0.83, "exact": False},
+                    "generation kept": {"value": None, "lo": None, "hi": None, "exact": False},
+                },
+                "notebook": "01-demo",
+            },
+        },
     }
     store.write_json(run / "manifest.json", manifest)

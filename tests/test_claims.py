@@ -25,7 +25,11 @@ def test_there_are_sixteen_claims_in_order():
 def test_a_claim_says_what_decides_it(claim):
     assert claim.statement.endswith(".") and claim.statement[0].isupper()
     assert claim.source and claim.measure and not claim.measure.endswith(".")
-    assert claim.rule.startswith("the number is ") and f"{claim.threshold:g}" in claim.rule
+    if not claim.parts:
+        assert claim.rule.startswith("the number is ") and f"{claim.threshold:g}" in claim.rule
+    for part in claim.parts:
+        assert part.measure and not part.measure.endswith(".") and f"{part.name} is " in claim.rule
+        assert part.rule.startswith("the number is ") and f"{part.threshold:g}" in claim.rule
 
 
 def test_claims_with_a_notebook_have_one_that_is_there():
@@ -58,6 +62,59 @@ def test_the_interval_decides(claim, value, lo, hi, verdict):
     assert claims.judge(claim, value, lo, hi) == verdict
 
 
+PARTS = (claims.Part("kept", "a number", ">=", 0.5), claims.Part("left", "another", "<=", 0.5))
+BOTH = claims.Claim("X3", "A claim.", "here", "on the same items", parts=PARTS)
+
+
+@pytest.mark.parametrize(
+    "kept, left, verdict",
+    [
+        ((0.8, 0.6, 0.9), (0.2, 0.1, 0.4), "supported"),
+        ((0.8, 0.4, 0.9), (0.2, 0.1, 0.4), "undecided"),
+        ((0.8, 0.6, 0.9), (0.2, 0.1, 0.6), "undecided"),
+        ((0.0, -0.2, 0.2), (0.0, 0.0, 0.1), "not supported"),  # a dead model keeps nothing of either
+        ((1.0, 0.9, 1.1), (1.0, 0.9, 1.1), "not supported"),  # an unhurt one keeps both
+        ((math.nan,) * 3, (0.2, 0.1, 0.4), "undecided"),
+        ((math.nan,) * 3, (0.9, 0.8, 1.0), "not supported"),
+    ],
+)
+def test_a_claim_of_two_parts_needs_both(kept, left, verdict):
+    parts = [claims.judge(part, *found) for part, found in zip(BOTH.parts, (kept, left), strict=True)]
+    assert claims.whole(parts) == verdict
+    with pytest.raises(ValueError, match="judge each"):
+        claims.judge(BOTH, 0.5)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1))
+def test_models_that_lose_both_alike_never_support_c8(shares):
+    """Unhurt and dead plans in any mixture: the mean of both parts is the same number."""
+    mean = sum(shares) / len(shares)
+    spread = 1e-9
+    parts = [claims.judge(part, mean, mean - spread, mean + spread) for part in claims.CLAIMS["C8"].parts]
+    assert claims.whole(parts) != "supported"
+
+
+def test_a_claim_has_one_number_or_parts():
+    with pytest.raises(ValueError, match="X4"):
+        claims.Claim("X4", "A claim.", "here", "a number")
+    with pytest.raises(ValueError, match="X4"):
+        claims.Claim("X4", "A claim.", "here", "a number", ">", 0.0, parts=PARTS)
+
+
+def test_the_ledger_shows_both_parts():
+    entry = {"parts": {"choice kept": {"value": 0.8, "lo": 0.6, "hi": 0.9, "exact": False},
+                       "generation kept": {"value": 0.2, "lo": 0.1, "hi": 0.3, "exact": False}}}  # fmt: skip
+    row = {row["id"]: row for row in claims.ledger({"claims": {"C8": entry}})}["C8"]
+    assert row["verdict"] == "supported" and row["status"] == "measured in this book" and row["value"] is None
+    assert [(part["value"], part["verdict"]) for part in row["parts"]] == [(0.8, "supported"), (0.2, "supported")]
+    assert json.loads(json.dumps(row, allow_nan=False)) == row
+
+
+def test_a_number_of_an_older_rule_decides_nothing():
+    row = {row["id"]: row for row in claims.ledger({"claims": {"C8": {"value": 0.4, "lo": 0.3, "hi": 0.5}}})}["C8"]
+    assert row["verdict"] == "undecided" and {part["value"] for part in row["parts"]} == {None}
+
+
 @given(FINITE, FINITE, FINITE)
 def test_a_narrower_interval_never_turns_a_verdict_round(a, b, c):
     lo, value, hi = sorted([a, b, c])
@@ -78,7 +135,8 @@ def test_an_empty_run_has_measured_nothing():
     assert [row["id"] for row in rows] == list(claims.CLAIMS)
     for row in rows:
         assert row["status"] == "not yet"
-        assert {row[key] for key in ("value", "lo", "hi", "exact", "verdict")} == {None}
+        for found in (row, *row["parts"]):
+            assert {found[key] for key in ("value", "lo", "hi", "exact", "verdict")} == {None}
 
 
 def test_a_measured_claim_carries_its_number_verdict_and_notebook():

@@ -146,15 +146,24 @@ class Chapter:
         for key, (value, lo, hi) in entries.items():
             self.value(key, value, lo, hi, fmt=fmt)
 
-    def claim(self, claim_id: str, value, lo=None, hi=None, exact: bool = False) -> str:
-        """Record what this run says of a claim of the paper; returns the verdict."""
+    def claim(self, claim_id: str, value=None, lo=None, hi=None, exact: bool = False, parts=None) -> str:
+        """Record what this run says of a claim of the paper; returns the verdict.
+
+        A claim of several parts takes ``parts``, the ``(value, lo, hi)`` of each by its name.
+        """
         from prunelib import claims
 
-        if not exact and (lo is None or hi is None):
-            raise ValueError(f"claim '{claim_id}' has neither an interval nor exact=True")
         claim = claims.CLAIMS[claim_id]
-        verdict = claims.judge(claim, value, value if lo is None else lo, value if hi is None else hi)
-        self.run.part["claims"][claim_id] = {"exact": exact, "verdict": verdict} | _numbers(value, lo, hi)
+        if parts is not None:
+            entry = {"exact": False, "parts": {part.name: {"exact": False} | _numbers(*parts[part.name])
+                                               for part in claim.parts}}  # fmt: skip
+            verdict = claims.whole(claims.judge(part, *parts[part.name]) for part in claim.parts)
+        else:
+            if not exact and (lo is None or hi is None):
+                raise ValueError(f"claim '{claim_id}' has neither an interval nor exact=True")
+            entry = {"exact": exact} | _numbers(value, lo, hi)
+            verdict = claims.judge(claim, value, value if lo is None else lo, value if hi is None else hi)
+        self.run.part["claims"][claim_id] = entry | {"verdict": verdict}
         self.run.save()
         return verdict
 

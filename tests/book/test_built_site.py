@@ -51,11 +51,15 @@ def test_the_text_shows_the_numbers_of_the_run(site):
     assert "The ratio is 2.31 (2.10–2.52); alone it is 2.31" in text
     assert "its interval 2.10–2.52. See Figure 1.1 and the chapter" in " ".join(text.split())
     assert "0.980 (0.970–0.990)" in text and text.count("✓ supported") == 2
-    assert text.count("not yet") == 2 * 15 and text.count("Decided by") == 16  # one of two is brief
+    assert "choice kept: 0.710 (0.620–0.830)" in text and "generation kept: not defined" in text
+    assert text.count("? undecided") == 2 and "choice kept is at least 0.5 and generation kept is at most 0.5" in text
+    assert text.count("not yet") == 2 * 14 and text.count("Decided by") == 16  # one of two is brief
 
 
 def test_records_for_machines(site):
-    assert len(json.loads((site / "claims.json").read_text())["claims"]) == 16
+    ledger = {row["id"]: row for row in json.loads((site / "claims.json").read_text())["claims"]}
+    assert len(ledger) == 16
+    assert [part["verdict"] for part in ledger["C8"]["parts"]] == ["supported", "undecided"]
     assert json.loads((site / "manifest.json").read_text())["profile"] == "smoke"
     assert "url=book/index.html" in (site / "index.html").read_text()
 

@@ -39,15 +39,13 @@ class ClaimsTable(SphinxDirective):
     def _row(self, row: dict, reference: dict | None) -> nodes.row:
         statement = [nodes.paragraph("", row["statement"])]
         if "brief" not in self.options:
-            text = f"Decided by: {row['measure']}. Supported if {row['rule']}."
+            decided = "; ".join(f"{part['name']}: {part['measure']}" for part in row["parts"])
+            text = f"Decided by: {row['measure']}{f' ({decided})' if decided else ''}. Supported if {row['rule']}."
             statement.append(nodes.paragraph("", text, classes=["claim-rule"]))
         measured = row["status"] == claims.MEASURED
-        number = facts.show(row | {"fmt": ".3g"}) if measured else claims.NOT_YET
-        numbers = [nodes.paragraph("", "", val.typeset(number))]
+        numbers = _numbers(row) if measured else [nodes.paragraph("", "", val.typeset(claims.NOT_YET))]
         if reference and reference["status"] == claims.MEASURED:
-            number = val.typeset(facts.show(reference | {"fmt": ".3g"}))
-            verdict = nodes.Text(f", {reference['verdict']}")
-            numbers.append(nodes.paragraph("", "reference: ", number, verdict, classes=["claim-rule"]))
+            numbers += _numbers(reference, "reference: ", f", {reference['verdict']}")
         verdict = f"{_MARKS[row['verdict']]} {row['verdict']}" if measured else "–"
         line = _line(
             [
@@ -69,6 +67,15 @@ class ClaimsTable(SphinxDirective):
         link = addnodes.pending_xref("", text, reftarget=f"/notebooks/{notebook}", **options)
         link["refdoc"] = self.env.docname
         return link
+
+
+def _numbers(row: dict, before: str = "", after: str = "") -> list[nodes.paragraph]:
+    """The number that decides a claim, or a line for each of its parts, between two words."""
+    names = [f"{part['name']}: " for part in row["parts"]] or [""]
+    shown = [val.typeset(facts.show(entry | {"fmt": ".3g"})) for entry in row["parts"] or [row]]
+    marks = [before, *[""] * (len(shown) - 1)], [*[""] * (len(shown) - 1), after]
+    return [nodes.paragraph("", first + name, number, nodes.Text(last), classes=["claim-rule"] if before else [])
+            for first, name, number, last in zip(marks[0], names, shown, marks[1], strict=True)]  # fmt: skip
 
 
 def _line(cells: list[list[nodes.Node]]) -> nodes.row:
