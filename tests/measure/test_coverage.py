@@ -1,0 +1,157 @@
+"""How often the 95 % intervals of chapters 8, 9 and 11 hold the truth, at the clusters of ``quick`` and ``full``.
+
+The committed reference's passages are the population: a sample draws whole passages from them, with the
+answers of the dense model and of every compressed one, so that questions on one passage stay as alike as
+they are. ``pytest -s`` prints the table.
+"""
+
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from prunelib.experiments import tasks
+from prunelib.measure import stats
+from prunelib.paths import data_dir
+
+REFERENCE = data_dir() / "reference" / "smollm2-135m-instruct" / "tables"
+PASSAGES = {"quick": 12, "full": 60}
+SAMPLES = 4000
+ENOUGH = 0.93 - 3 * (0.93 * 0.07 / SAMPLES) ** 0.5
+"""0.93 less three standard errors of the simulation (0.012)."""
+CHANCE = 0.25
+
+
+@cache
+def population() -> tuple[dict, dict]:
+    """Scores ``[passages, questions]`` in choice and generation, by model."""
+    found = {file.stem.removeprefix("answers_"): pd.read_parquet(file) for file in REFERENCE.glob("answers_*")}
+    choice, written = ({name: rows[readout].to_numpy(float).reshape(-1, 3) for name, rows in sorted(found.items())}
+                       for readout in ("choice", "generation"))  # fmt: skip
+    return choice, written
+
+
+def sample(clusters: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, len(population()[0]["dense"]), (SAMPLES, clusters))
+
+
+def sums(own: np.ndarray, dense: np.ndarray, chance: float, drawn: np.ndarray) -> np.ndarray:
+    return stats.compared(own, dense, chance).sum(1)[drawn]
+
+
+def covered(found, truth) -> float:
+    """Share of the samples in which the number is defined whose interval holds the truth."""
+    value, lo, hi = found
+    defined = np.isfinite(value)
+    assert defined.mean() > 0.95
+    assert (lo <= value)[defined].all() and (value <= hi)[defined].all()
+    return float(((lo <= truth + 1e-9) & (truth - 1e-9 <= hi))[defined].mean())
+
+
+def share(own, dense, chance=0.0) -> float:
+    return (own.mean() - chance) / (dense.mean() - chance)
+
+
+def groups() -> dict[str, list[str]]:
+    models = [name for name in population()[0] if name != "dense"]
+    return {name: [name] for name in models} | {
+        "mean over drop plans": [name for name in models if name.startswith("sites")],
+        "mean over sparsities": [name for name in models if not name.startswith("sites")],
+    }
+
+
+def task_rows(profile: str):
+    """Name of the number, models, coverage: each model, and the means that decide C8 and C9."""
+    choice, written = population()
+    drawn = sample(PASSAGES[profile])
+    for name, models in groups().items():
+        c, g = (np.mean([scores[one] for one in models], 0) for scores in (choice, written))
+        in_choice = sums(c, choice["dense"], CHANCE, drawn), share(c, choice["dense"], CHANCE)
+        in_writing = sums(g, written["dense"], 0.0, drawn), share(g, written["dense"])
+        yield "choice kept", name, in_choice[1], covered(stats.kept_of(in_choice[0]), in_choice[1])
+        yield "generation kept", name, in_writing[1], covered(stats.kept_of(in_writing[0]), in_writing[1])
+        gap = in_choice[1] - in_writing[1]
+        yield "difference", name, gap, covered(stats.difference_of(in_choice[0], in_writing[0]), gap)
+        yield "score in choice", name, c.mean(), covered(stats.share_of(in_choice[0][..., [0, 5]]), c.mean())
+
+
+@pytest.mark.parametrize("profile", PASSAGES)
+def test_shares_kept_and_their_difference(profile):
+    table = pd.DataFrame(task_rows(profile), columns=["number", "models", "truth", "coverage"])
+    print(f"\n{profile}\n", table.groupby("number")["coverage"].agg(["min", "median", "max"]).round(3))
+    print(table.round(3).to_string(index=False))
+    low = table[table["coverage"] < ENOUGH]
+    assert low.empty, low
+
+
+@pytest.mark.parametrize("profile", PASSAGES)
+def test_scores_near_zero(profile):
+    """A generated answer right with p = 0.02 to 0.1, by passages that differ; dense is right with 0.3."""
+    rng = np.random.default_rng(1)
+    for p in (0.02, 0.05, 0.1):
+        passage = rng.beta(2, 2, (SAMPLES, PASSAGES[profile], 1)) * 2  # mean 1
+        luck = rng.random((SAMPLES, PASSAGES[profile], 3))
+        own, dense = (luck < p * passage).astype(float), (luck < 0.3 * passage).astype(float)
+        found = stats.kept_of(stats.compared(own, dense).sum(2))
+        got = covered(found, p / 0.3), covered(stats.share_of(stats.compared(own, dense).sum(2)[..., [0, 5]]), p)
+        print(f"\n{profile} p = {p}: share kept {got[0]:.3f}, score {got[1]:.3f}")
+        assert min(got) > ENOUGH
+
+
+@pytest.mark.parametrize("profile", PASSAGES)
+def test_what_is_lost_where_choice_is_kept(profile):
+    """C16: models chosen on one half of the passages, judged on the other, both ways."""
+    choice, written = population()
+    models = [name for name in choice if name != "dense"]
+    drawn = sample(PASSAGES[profile])
+    scores = np.stack([sums(choice[one], choice["dense"], CHANCE, drawn) for one in models])
+    texts = np.stack([written[one] for one in models])
+    own, judged, truth = (np.full((SAMPLES, PASSAGES[profile], 3), np.nan), *np.zeros((2, SAMPLES)))
+    for half in tasks.halves(PASSAGES[profile]):
+        chosen = tasks.passing(scores[:, :, ~half])
+        weight = chosen / np.maximum(chosen.sum(0), 1)
+        own[:, half] = np.einsum("ms,mspq->spq", weight, texts[:, drawn[:, half]])
+        judged += chosen.any(0)
+        truth += 1 - (weight * texts.mean((1, 2))[:, None]).sum(0) / written["dense"].mean()
+    both = judged == 2  # else one half alone is judged, on fewer passages
+    found = stats.kept_of(stats.compared(own[both], written["dense"][drawn[both]]).sum(2))
+    value, lo, hi = (1 - one for one in found)
+    got = covered((value, hi, lo), truth[both] / 2)
+    print(f"\n{profile}: C16 {got:.3f}, both halves pass a model in {both.mean():.2f}")
+    assert got > ENOUGH
+
+
+@pytest.mark.parametrize("profile", PASSAGES)
+def test_ndcg_kept(profile):
+    """nDCG of the language model's searches: a number between 0 and 1 a query."""
+    found = {file.stem: pd.read_parquet(file)["ndcg"].to_numpy(float).reshape(-1, 3)
+             for file in REFERENCE.glob("retrieval_*")}  # fmt: skip
+    encoder = {file.stem: pd.read_parquet(file)["ndcg"].to_numpy(float).reshape(-1, 3)
+               for file in REFERENCE.glob("encoder_all-minilm-l6-v2_*")}  # fmt: skip
+    for scores, name in ((found, "retrieval_dense"), (encoder, "encoder_all-minilm-l6-v2_dense")):
+        dense = scores.pop(name)
+        drawn = np.random.default_rng(2).integers(0, len(dense), (SAMPLES, PASSAGES[profile]))
+        for plan, own in scores.items():
+            got = covered(stats.kept_of(sums(own, dense, 0.0, drawn)), share(own, dense))
+            print(f"\n{profile} {plan}: nDCG kept {got:.3f}", end="")
+            assert got > ENOUGH, plan
+
+
+def test_quantiles_and_means_of_prompts():
+    """Median and 5th percentile of a skewed number over 12 and 32 prompts (percentiles of draws), and its mean."""
+    rng = np.random.default_rng(3)
+    for clusters, trials in ((12, 300), (32, 300)):
+        names = {"median": 50, "5th percentile": 5}
+        effect = np.quantile(np.exp(rng.normal(size=(200_000, 1)) + rng.normal(size=(200_000, 1))), [0.5, 0.05])
+        hits = dict.fromkeys([*names, "mean"], 0)
+        for _ in range(trials):
+            x = np.exp(rng.normal(size=(clusters, 1)) + rng.normal(size=(clusters, 20)))
+            frame = pd.DataFrame({"prompt_id": np.arange(clusters).repeat(20), "x": x.ravel()})
+            for (name, q), truth in zip(names.items(), effect, strict=True):
+                _, lo, hi = stats.bootstrap(frame, lambda f, q=q: np.percentile(f["x"].to_numpy(), q))
+                hits[name] += lo <= truth <= hi
+            _, lo, hi = stats.cluster_mean(np.log(frame["x"]), frame["prompt_id"])
+            hits["mean"] += lo <= 0 <= hi
+        print(f"\n{clusters} prompts", {name: round(n / trials, 3) for name, n in hits.items()})
+        assert min(hits.values()) / trials > 0.93 - 3 * (0.93 * 0.07 / trials) ** 0.5
