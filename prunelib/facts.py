@@ -43,7 +43,8 @@ def show(entry, form: str = "") -> str:
 
     ``form`` is ``"plain"`` for the number alone, ``"interval"`` for the
     interval alone; an exact value has none and shows the number in each form
-    but ``"interval"``, which is a PrunelibError. Numbers that the run could
+    but ``"interval"``, which is a PrunelibError. An estimate without one (of a single
+    prompt or passage) says so, so that it does not read as exact. Numbers that the run could
     not define (no such tokens, for instance) read "not defined"; a field that
     is None (a licence) reads "not stated".
     """
@@ -64,7 +65,8 @@ def show(entry, form: str = "") -> str:
     if form == "interval" and not has_interval:
         raise PrunelibError("the value is exact and has no interval")
     if form == "plain" or not has_interval:
-        return middle
+        estimate = not entry.get("exact", True) and "not" not in middle
+        return f"{middle} (interval not defined)" if estimate and form != "plain" else middle
     span = _span(*(number(end, fmt) for end in ends))
     return span if form == "interval" else f"{middle} ({span})"
 

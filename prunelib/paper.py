@@ -76,6 +76,23 @@ def series(figure: str, name: str) -> pd.DataFrame:
     return pd.DataFrame({"x": found["x"], "y": found["y"]}).astype({"x": "int64", "y": "float64"})
 
 
+def source(figure: str, name: str) -> tuple[str | None, int | None]:
+    """Model of one series and its number of layers; None where the paper does not say."""
+    found = _find(_figure(figure)["series"], name, f"series in {figure} called")
+    return found["model"], found["layers"]
+
+
+def kept_above_chance(figure: str, name: str) -> pd.DataFrame:
+    """A drop curve as shares: ``x``, percent of the model's layers dropped, and ``kept``.
+
+    ``kept`` is ``(score − chance) / (first score − chance)``; the first point stands for the
+    dense model where 0 is missing. Chance is what guessing scores in the figure's task.
+    """
+    curve, guess = series(figure, name), _figure(figure)["chance"]
+    layers = source(figure, name)[1]
+    return pd.DataFrame({"x": 100 * curve["x"] / layers, "kept": (curve["y"] - guess) / (curve["y"].iloc[0] - guess)})
+
+
 def table(name: str) -> pd.DataFrame:
     """One table of the paper, with the column names of ``reported.json``.
 

@@ -89,8 +89,35 @@ def test_layer_figures_hold_means_only():
     for kind in ("attn", "mlp"):
         figure = json.loads(paper.path().read_text())["figures"][f"fig:pruning_hierarchies_{kind}"]
         assert set(figure["series"]) == {"embedding", "logit", "probability"}
-        assert all(set(series) == {"x", "y"} for series in figure["series"].values())
+        assert all(set(series) == {"x", "y", "model", "layers"} for series in figure["series"].values())
         assert any("bands" in caveat for caveat in figure["caveats"])
+
+
+DEPTHS = {"Qwen-2.5-7B-Instruct": 28, "Mistral-7B": 32, None: None}
+
+
+@pytest.mark.parametrize("figure, name", SERIES)
+def test_a_series_says_its_model_and_depth(figure, name):
+    model, layers = paper.source(figure, name)
+    assert DEPTHS[model] == layers
+    if "dropped" in paper.axes(figure)[0] or figure.startswith("fig:pruning_hierarchies"):
+        assert model == "Qwen-2.5-7B-Instruct" and paper.series(figure, name)["x"].max() < layers
+
+
+@pytest.mark.parametrize("folder", ["prunelib", "notebooks", "book"])
+def test_nothing_else_says_a_model_or_depth_of_a_curve(folder):
+    """The paper's models stand in data/paper; the task table of Mistral-7B is quoted on one page, with its name."""
+    for file in (project_root() / folder).rglob("*"):
+        if file.suffix in (".py", ".ipynb", ".md") and file.name != "index.md":
+            found = re.findall(r"PAPER_LAYERS|Mistral-7B|Qwen-2\.5-7B|its 7B model", file.read_text())
+            assert not found, file
+
+
+def test_a_drop_curve_above_chance():
+    curve = paper.kept_above_chance("fig:pruning_non_generative:MMLU", "mlp_drop")
+    assert curve["x"].iloc[8] == 100 * 8 / 28 and curve["kept"].iloc[8] == pytest.approx(0.163, abs=1e-3)
+    curve = paper.kept_above_chance("fig:pruning_generative:GSM8K", "mlp_drop")
+    assert curve["kept"].iloc[4] == pytest.approx(35.9363 / 75.5876)
 
 
 @pytest.mark.parametrize("quantity", ["one_minus_cosine", "kl"])

@@ -14,6 +14,12 @@ MANIFEST = {
 }
 
 
+def test_an_estimate_without_an_interval_is_not_taken_for_exact():
+    one = {"value": 0.5, "lo": None, "hi": None, "exact": False, "fmt": ".2f"}
+    assert show(one) == "0.50 (interval not defined)" and show(one, "plain") == "0.50"
+    assert show(one | {"value": None}) == "not defined" and show(one | {"exact": True}) == "0.50"
+
+
 def test_lookup_finds_values_fields_and_claims():
     assert lookup(MANIFEST, "a.ratio") is ESTIMATE
     assert lookup(MANIFEST, "model.name") == "m"

@@ -12,7 +12,7 @@ from prunelib import committed, store
 from prunelib.errors import PrunelibError
 from prunelib.experiments.chapter import Chapter
 from prunelib.experiments.methods import compressed
-from prunelib.measure.stats import of_sums
+from prunelib.measure import stats
 
 ITEMS = {"smoke": 2, "quick": 16, "full": 32}
 """First items of each benchmark that are asked."""
@@ -109,10 +109,11 @@ def _rows(name: str) -> str:
     return store.sha256(Path(folder).expanduser() / harness.LOCAL[name].file)
 
 
-def scores(found: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+def scores(found: pd.DataFrame) -> pd.DataFrame:
     """Share of the dense score: ``benchmark, metric, items, shots, model, score, kept, lo, hi`` (95 % over items).
 
-    Every item is compared with itself under the dense model. A dense score of 0 leaves nothing to keep (NaN).
+    Every item is compared with itself under the dense model, both above guessing where one of several
+    options is chosen. A dense score that cannot be told from guessing, or from 0, leaves nothing to keep (NaN).
     """
     rows = []
     columns = ["benchmark", "metric", "items", "shots", "model", "score", "kept", "lo", "hi"]
@@ -125,10 +126,23 @@ def scores(found: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
             for metric in dense.iloc[0]:
                 pairs = np.array([(value[metric], dense[item][metric])
                                   for item, value in zip(own["item"], own["values"], strict=True)])  # fmt: skip
-                share = of_sums(pairs, own["item"], lambda sums: sums[..., 0] / sums[..., 1], seed=seed)
+                share = _kept(pairs, own["item"], _chance(own["response"]) if metric.startswith("acc") else 0.0)
+                share = (share[0],) * 3 if own["spec"].iloc[0] == "dense" else share
                 name = metric if kind == "none" else f"{metric}, {kind}"
                 rows.append((benchmark, name, len(own), own["shots"].iloc[0], label, pairs[:, 0].mean(), *share))
     return pd.DataFrame(rows, columns=columns)
+
+
+def _kept(pairs: np.ndarray, items: pd.Series, chance) -> stats.Interval:
+    if pairs.min() >= 0 and pairs.max() <= 1:
+        return stats.kept(*pairs.T, items, chance)
+    return stats.of_sums(pairs, items, lambda sums: sums[..., 0] / sums[..., 1])  # no share, such as a perplexity
+
+
+def _chance(responses: pd.Series) -> np.ndarray:
+    """What guessing scores on each item: one over its options, 0 for a text (tasks.harness.Evaluated.samples)."""
+    found = [json.loads(one) for one in responses]
+    return np.array([1 / len(one) if isinstance(one, list) and len(one) > 1 else 0.0 for one in found])
 
 
 def show(ch: Chapter, tasks: str, specs: Sequence[str], items: int = 0):
@@ -136,7 +150,7 @@ def show(ch: Chapter, tasks: str, specs: Sequence[str], items: int = 0):
     from IPython.display import HTML, Markdown, display
 
     if tasks.strip():
-        return scores(samples(ch, tasks, specs, items), ch.seed).round(2)
+        return scores(samples(ch, tasks, specs, items)).round(2)
     how = ("None were asked for in this run: `-p benchmarks=commonsense_qa,gsm8k` does, "
            "with a network or with `PRUNELIB_DATASETS` set to a folder of JSON lines.")  # fmt: skip
     folder = committed.beside(ch.model["slug"], ch.run.part["profile"])
@@ -144,4 +158,4 @@ def show(ch: Chapter, tasks: str, specs: Sequence[str], items: int = 0):
     if not len(found):
         return Markdown(how)
     display(Markdown(f"{how} Below stand those of the committed reference run of {folder.name}."))
-    return HTML(scores(found, ch.seed).round(2).to_html(index=False))
+    return HTML(scores(found).round(2).to_html(index=False))

@@ -14,7 +14,7 @@ from prunelib.experiments.layerwise import (
     middle_layers,
     trajectories,
 )  # fmt: skip
-from prunelib.measure.stats import bands, bootstrap, cluster_mean
+from prunelib.measure.stats import bands, bootstrap, share, smooth
 
 GROUPS = 4  # depth quarters in the spectrum figure
 
@@ -83,7 +83,7 @@ def attenuation(ch: Chapter) -> pd.DataFrame:
     (:func:`predicted_ratio`); ``isotropic`` does so for a perturbation of random
     direction. Raw lens: the linear head and nothing else.
     """
-    measured = bands(_ratios(ch), "ratio", ["sublayer", "layer"], seed=ch.seed).assign(kind="measured")
+    measured = bands(_ratios(ch), "ratio", ["sublayer", "layer"]).assign(kind="measured")
     sigma2 = spectrum(ch)["sigma"].to_numpy() ** 2
     profiles = energy_profiles(ch).groupby(["sublayer", "layer", "index"], sort=True).mean(numeric_only=True)
     records = []
@@ -145,7 +145,7 @@ def centred(ch: Chapter) -> pd.DataFrame:
     z = layerwise(ch).z
     pieces = []
     for version, column in (("as is", "one_minus_cos_z"), ("centred", "one_minus_cos_z_centred")):
-        pieces.append(bands(z, column, ["sublayer", "lens", "layer"], seed=ch.seed).assign(version=version))
+        pieces.append(bands(z, column, ["sublayer", "lens", "layer"]).assign(version=version))
     return pd.concat(pieces, ignore_index=True)
 
 
@@ -156,8 +156,7 @@ def record(ch: Chapter) -> pd.DataFrame:
     ch.claim("C5", *bootstrap(ratios, lambda f: np.median(f["ratio"]), seed=ch.seed))
     for sublayer, part in ratios.groupby("sublayer"):
         ch.value(f"head.{sublayer}.ratio", *bootstrap(part, lambda f: np.median(f["ratio"]), seed=ch.seed))
-        share = cluster_mean(part["ratio"] < 1, part["prompt_id"], seed=ch.seed)
-        ch.value(f"head.{sublayer}.share_below_1", *share, fmt=".1%")
+        ch.value(f"head.{sublayer}.share_below_1", *share(part["ratio"] < 1, part["prompt_id"]), fmt=".1%")
         layers = part.groupby("layer")["ratio"].median()
         ch.value(f"head.{sublayer}.layers_below_1", int((layers < 1).sum()), exact=True, fmt="d")
         wide = table[table["sublayer"] == sublayer].pivot(index="layer", columns="kind", values="median")
@@ -173,7 +172,7 @@ def record(ch: Chapter) -> pd.DataFrame:
     top = energy_profiles(ch)
     top = top[top["index"] == 0]
     for vector in ("h", "dh"):
-        mean = cluster_mean(top[f"energy_{vector}"], top["prompt_id"], seed=ch.seed)
+        mean = share(top[f"energy_{vector}"], top["prompt_id"])
         ch.value(f"head.top_energy_{vector}", *mean, fmt=".2%")
     _record_offset(ch)
     return claims_table(ch)
@@ -184,9 +183,9 @@ def _record_offset(ch: Chapter) -> None:
     z = z[z["layer"].isin(middle_layers(ch.model["n_layers"]))]
     for lens, part in z.groupby("lens"):
         energy = ch.model["vocab_size"] * part["mean_z"] ** 2 / part["norm_z"] ** 2
-        ch.value(f"head.{lens}.offset_energy", *cluster_mean(energy, part["prompt_id"], seed=ch.seed), fmt=".1%")
+        ch.value(f"head.{lens}.offset_energy", *share(energy, part["prompt_id"]), fmt=".1%")
 
         def times(f: pd.DataFrame) -> float:
             return float(f["one_minus_cos_z_centred"].mean() / f["one_minus_cos_z"].mean())
 
-        ch.value(f"head.{lens}.centred_times", *bootstrap(part, times, seed=ch.seed), fmt=".2f")
+        ch.value(f"head.{lens}.centred_times", *smooth(part, times), fmt=".2f")

@@ -13,7 +13,7 @@ import pandas as pd
 
 from prunelib.errors import PrunelibError
 from prunelib.experiments.chapter import Chapter, prompt_file
-from prunelib.measure.stats import bands, bootstrap, cluster_mean
+from prunelib.measure.stats import bands, bootstrap, cluster_mean, share, smooth
 
 BATCH = 4  # prompts in one resumable unit
 LENSES = ("raw", "normed")
@@ -198,13 +198,14 @@ def layer_bands(ch: Chapter, sublayer: str) -> pd.DataFrame:
 
     rows = similarity(layerwise(ch))
     rows = rows[rows["sublayer"] == sublayer]
-    ours = bands(rows, "cosine", ["space", "lens", "layer"], seed=ch.seed)
+    ours = bands(rows, "cosine", ["space", "lens", "layer"])
     ours.insert(0, "source", "this model")
     pieces = [ours.assign(depth=ours["layer"] / max(1, ch.model["n_layers"] - 1))]
     for space, name in (("h", "embedding"), ("z", "logit"), ("p", "probability")):
         series = paper.series(f"fig:pruning_hierarchies_{sublayer}", name)
         theirs = pd.DataFrame({"source": "paper", "space": space, "lens": "raw", "layer": series["x"]})
-        pieces.append(theirs.assign(depth=series["x"] / series["x"].max(), mean=series["y"]))
+        _, layers = paper.source(f"fig:pruning_hierarchies_{sublayer}", name)
+        pieces.append(theirs.assign(depth=series["x"] / (layers - 1), mean=series["y"]))
     return pd.concat(pieces, ignore_index=True)
 
 
@@ -218,10 +219,10 @@ def amplification(ch: Chapter) -> pd.DataFrame:
     records = []
     for group, part in rows.groupby(["sublayer", "lens", "layer"], sort=True):
         q25, median, q75 = np.percentile(part["ratio"], [25, 50, 75])
-        share = cluster_mean(part["ratio"] > 1, part["prompt_id"], seed=ch.seed)
+        above = share(part["ratio"] > 1, part["prompt_id"])
         record = dict(zip(("sublayer", "lens", "layer"), group, strict=True))
         record |= {"q25": q25, "median": median, "q75": q75}
-        records.append(record | dict(zip(("share", "share_lo", "share_hi"), share, strict=True)))
+        records.append(record | dict(zip(("share", "share_lo", "share_hi"), above, strict=True)))
     return pd.DataFrame.from_records(records)
 
 
@@ -240,7 +241,7 @@ def temperature_curves(ch: Chapter) -> pd.DataFrame:
     p = p[(p["lens"] == "normed") & p["layer"].isin(middle_layers(ch.model["n_layers"]))]
     pieces = []
     for measure in ("one_minus_cos_p", "kl_dense_pruned"):
-        pieces.append(bands(p, measure, ["sublayer", "temperature"], seed=ch.seed).assign(measure=measure))
+        pieces.append(bands(p, measure, ["sublayer", "temperature"]).assign(measure=measure))
     return pd.concat(pieces, ignore_index=True)
 
 
@@ -263,7 +264,7 @@ def record(ch: Chapter) -> pd.DataFrame:
             for space in ("h", "z", "p") if lens == "raw" else ("z", "p"):
                 x = part[part["space"] == space]
                 name = f"layerwise.{sublayer}.{lens}.cos_{space}"
-                ch.value(name, *cluster_mean(x["cosine"], x["prompt_id"], seed=ch.seed), fmt=".4f")
+                ch.value(name, *cluster_mean(x["cosine"], x["prompt_id"]), fmt=".4f")
                 low = bootstrap(x, lambda f: np.percentile(f["cosine"], 5), seed=ch.seed)
                 ch.value(f"{name}_q05", *low, fmt=".3f")
     ch.claim("C4", *bootstrap(rows[rows["lens"] == "raw"], _spread_gap, seed=ch.seed))
@@ -281,8 +282,7 @@ def _record_amplification(ch: Chapter, traces: Traces, middle: range) -> None:
     ratios = _amplification_rows(traces)
     for lens in LENSES:
         part = ratios[ratios["lens"] == lens]
-        share = cluster_mean(part["ratio"] > 1, part["prompt_id"], seed=ch.seed)
-        ch.value(f"amplification.{lens}.share", *share, fmt=".1%")
+        ch.value(f"amplification.{lens}.share", *share(part["ratio"] > 1, part["prompt_id"]), fmt=".1%")
         median = bootstrap(part, lambda f: np.median(f["ratio"]), seed=ch.seed)
         ch.value(f"amplification.{lens}.median", *median, fmt=".3g")
         # Where softmax is saturated there is little left to move (PAPER, readers' doubt 3).
@@ -290,11 +290,11 @@ def _record_amplification(ch: Chapter, traces: Traces, middle: range) -> None:
         for name, some in (("saturated", part[sure]), ("open", part[~sure])):
             key = f"amplification.{lens}.share_{name}"
             if len(some):
-                ch.value(key, *cluster_mean(some["ratio"] > 1, some["prompt_id"], seed=ch.seed), fmt=".1%")
+                ch.value(key, *share(some["ratio"] > 1, some["prompt_id"]), fmt=".1%")
             else:  # the page names it all the same and reads "not defined"
                 ch.value(key, None, exact=True)
         if lens == "normed":
-            ch.claim("C6", *cluster_mean(part["ratio"] > 1, part["prompt_id"], seed=ch.seed))
+            ch.claim("C6", *share(part["ratio"] > 1, part["prompt_id"]))
     p = traces.p[(traces.p["lens"] == "normed") & traces.p["layer"].isin(middle)]
     low, high = min(ch.temperatures), max(ch.temperatures)
     for name, t in (("low", low), ("high", high)):
@@ -303,12 +303,12 @@ def _record_amplification(ch: Chapter, traces: Traces, middle: range) -> None:
         index=["prompt_id", "position", "sublayer", "layer"], columns="temperature", values="one_minus_cos_p"
     ).reset_index()
     for name, t in (("low", low), ("high", high)):
-        ratio = bootstrap(wide, lambda f, t=t: f[t].mean() / f[1.0].mean(), seed=ch.seed)
+        ratio = smooth(wide, lambda f, t=t: f[t].mean() / f[1.0].mean())
         ch.value(f"temperature.{name}_ratio", *ratio, fmt=".2f")
-        worse = cluster_mean(wide[t] > wide[1.0], wide["prompt_id"], seed=ch.seed)
+        worse = share(wide[t] > wide[1.0], wide["prompt_id"])
         ch.value(f"temperature.{name}_share_worse", *worse, fmt=".1%")
     if low < 1:
-        ch.claim("C7", *bootstrap(wide, lambda f: f[low].mean() / f[1.0].mean(), seed=ch.seed))
+        ch.claim("C7", *smooth(wide, lambda f: f[low].mean() / f[1.0].mean()))
 
 
 def claims_table(ch: Chapter) -> pd.DataFrame:

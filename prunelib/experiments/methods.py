@@ -15,7 +15,7 @@ from prunelib.compress import parse
 from prunelib.errors import PrunelibError
 from prunelib.experiments.chapter import Chapter
 from prunelib.experiments.layerwise import drop_order
-from prunelib.measure.stats import bootstrap
+from prunelib.measure.stats import cluster_mean, smooth
 
 FAMILIES = {
     "smoke": (("magnitude:0.5", "rtn:4:g64"), ("wanda:0.5", "sparsegpt:0.5"), ("gptq:4:g64", "awq:4:g64")),
@@ -292,7 +292,7 @@ def kind_of(spec: str) -> str:
     return "dense" if head == "dense" else kinds.get(head, "quantize")
 
 
-def memory(tables: dict[str, pd.DataFrame], seed: int = 0) -> pd.DataFrame:
+def memory(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Perplexity of every method against its real size, relative to dense, run's own seed.
 
     Columns ``spec, label, kind, bits, perplexity, ratio, lo, hi``; the interval is
@@ -304,7 +304,7 @@ def memory(tables: dict[str, pd.DataFrame], seed: int = 0) -> pd.DataFrame:
     rows = []
     for (spec, label), some in nll.groupby(["spec", "label"], sort=False):
         paired = some.assign(dense=dense.loc[some["text_id"], "nll"].to_numpy())
-        ratio = bootstrap(paired, _perplexity_ratio, by="text_id", seed=seed)
+        ratio = smooth(paired, _perplexity_ratio, by="text_id")
         rows.append((spec, label, kind_of(spec), float(some["bits"].iloc[0]), _perplexity(some), *ratio))
     return pd.DataFrame(rows, columns=["spec", "label", "kind", "bits", "perplexity", "ratio", "lo", "hi"])
 
@@ -328,15 +328,13 @@ def errors_by_layer(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     return mean.assign(error=np.sqrt(mean["error"]))
 
 
-def stream_by_layer(tables: dict[str, pd.DataFrame], seed: int = 0) -> pd.DataFrame:
+def stream_by_layer(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Mean 1 − cos of the stream after each block, 95 % interval over calibration sequences."""
-    from prunelib.measure.stats import cluster_mean
-
     table = tables["method_stream"]
     own = table[table["seed"] == table["seed"].min()]
     rows = []
     for (spec, label, layer), some in own.groupby(["spec", "label", "layer"], sort=False):
-        rows.append((spec, label, layer, *cluster_mean(some["one_minus_cos"], some["sequence"], seed=seed)))
+        rows.append((spec, label, layer, *cluster_mean(some["one_minus_cos"], some["sequence"])))
     return pd.DataFrame(rows, columns=["spec", "label", "layer", "mean", "lo", "hi"])
 
 
@@ -381,9 +379,9 @@ def _zero_masks(ch: Chapter, spec: str, seed: int):
     return ((int(name.partition(".")[0]), weight == 0) for name, weight in arrays)
 
 
-def summary(tables: dict[str, pd.DataFrame], seed: int = 0) -> pd.DataFrame:
+def summary(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """One row a method: bits, exact share of zeros, median output error, perplexity and its ratio to dense."""
-    found = memory(tables, seed).set_index("spec")
+    found = memory(tables).set_index("spec")
     weights = tables["method_weights"]
     weights = weights[weights["seed"] == weights["seed"].min()]
     grouped = weights.groupby("spec")
@@ -396,9 +394,9 @@ def summary(tables: dict[str, pd.DataFrame], seed: int = 0) -> pd.DataFrame:
 
 def record(ch: Chapter, tables: dict[str, pd.DataFrame], stable: pd.DataFrame) -> pd.DataFrame:
     """Record the chapter's numbers for its prose; returns :func:`summary`."""
-    found = memory(tables, ch.seed)
+    found = memory(tables)
     dense = tables["method_nll"].query("spec == 'dense'")
-    ch.value("methods.dense.perplexity", *bootstrap(dense, _perplexity, by="text_id", seed=ch.seed), fmt=".1f")
+    ch.value("methods.dense.perplexity", *smooth(dense, _perplexity, by="text_id"), fmt=".1f")
     ch.value("methods.texts", dense["text_id"].nunique(), exact=True, fmt="d")
     ch.value("methods.tokens", int(dense["tokens"].sum()), exact=True, fmt=",d")
     settings = ch.settings
@@ -416,7 +414,7 @@ def record(ch: Chapter, tables: dict[str, pd.DataFrame], stable: pd.DataFrame) -
         ch.value(f"methods.{name}.seed_spread", high / low - 1, exact=True, fmt=".1%")
     ch.value("methods.best_under_5", *_best(found, 5), exact=True, fmt="s")
     ch.value("methods.best_under_10", *_best(found, 10), exact=True, fmt="s")
-    return summary(tables, ch.seed)
+    return summary(tables)
 
 
 def _best(found: pd.DataFrame, bits: float) -> tuple[str]:

@@ -12,7 +12,7 @@ from prunelib import fetch, store
 from prunelib.experiments import tasks
 from prunelib.experiments.chapter import Chapter
 from prunelib.experiments.methods import compressed
-from prunelib.measure.stats import cluster_mean, of_sums
+from prunelib.measure import stats
 from prunelib.paths import slugify
 from prunelib.tasks import retrieval
 
@@ -136,12 +136,15 @@ def _hash(corpus: retrieval.Corpus) -> str:
 # ---------------------------------------------------------------- what the page shows
 
 
-def kept(found: pd.DataFrame, measure: str = "ndcg", seed: int = 0) -> pd.DataFrame:
-    """Share of the dense measure kept, ``spec, label, score, kept, lo, hi``: 95 % intervals over documents, paired."""
+def kept(found: pd.DataFrame, measure: str = "ndcg") -> pd.DataFrame:
+    """Share of the dense measure kept, ``spec, label, score, kept, lo, hi``: 95 % intervals over documents, paired.
+
+    NaN where the dense measure cannot be told from 0.
+    """
     dense, rows = found[found["spec"] == "dense"].set_index("query_id")[measure], []
     for (spec, label), some in found.groupby(["spec", "label"], sort=False):
-        pairs = pd.DataFrame({"own": some[measure].to_numpy(), "dense": dense.loc[some["query_id"]].to_numpy()})
-        share = of_sums(pairs.to_numpy(), some["cluster"], lambda sums: sums[..., 0] / sums[..., 1], seed=seed)
+        share = stats.kept(some[measure], dense.loc[some["query_id"]], some["cluster"])
+        share = (share[0],) * 3 if spec == "dense" else share
         rows.append((spec, label, some[measure].mean(), *share))
     return pd.DataFrame(rows, columns=["spec", "label", "score", "kept", "lo", "hi"])
 
@@ -152,9 +155,9 @@ def curves(ch: Chapter, by_encoder: pd.DataFrame, by_model: pd.DataFrame, answer
     ``chance`` is the share that a random ranking of the same corpus would keep.
     """
     layers = {"encoder": _layers(by_encoder), "language model": _layers(by_model)}
-    generation = tasks.kept(answers, (tasks.WRITTEN,), ch.seed)
-    parts = [("encoder", "retrieval", kept(by_encoder, seed=ch.seed)),
-             ("language model", "retrieval", kept(by_model, seed=ch.seed)),
+    generation = tasks.kept(answers, (tasks.WRITTEN,))
+    parts = [("encoder", "retrieval", kept(by_encoder)),
+             ("language model", "retrieval", kept(by_model)),
              ("language model", "generation", generation)]  # fmt: skip
     guess = {"encoder": _chance(by_encoder), "language model": _chance(by_model)}
     rows = []
@@ -176,22 +179,22 @@ def _layers(found: pd.DataFrame) -> int:
 
 
 def _chance(found: pd.DataFrame) -> float:
-    return float(found["chance"].iloc[0] / found.loc[found["spec"] == "dense", "ndcg"].mean())
+    dense = found.loc[found["spec"] == "dense", "ndcg"].mean()
+    return float(found["chance"].iloc[0] / dense) if dense > 0 else float("nan")
 
 
 def record(ch: Chapter, by_encoder: pd.DataFrame, by_model: pd.DataFrame) -> pd.DataFrame:
     """Record the chapter's numbers and claim C10; returns all measures as a table for the page."""
     quarter = f"drop:attn:{-(-_layers(by_encoder) // 4)}"
-    shares = kept(by_encoder, seed=ch.seed).set_index("spec")
+    shares = kept(by_encoder).set_index("spec")
     for name, found in (("encoder", by_encoder), ("model", by_model)):
         ch.value(f"retrieval.{name}.documents", int(found["documents"].iloc[0]), exact=True, fmt="d")
         ch.value(f"retrieval.{name}.queries", found["query_id"].nunique(), exact=True, fmt="d")
         dense = found[found["spec"] == "dense"]
         for measure in retrieval.MEASURES:
-            ch.value(f"retrieval.{name}.{measure}", *cluster_mean(dense[measure], dense["cluster"], seed=ch.seed),
-                     fmt=".2f")  # fmt: skip
+            ch.value(f"retrieval.{name}.{measure}", *stats.share(dense[measure], dense["cluster"]), fmt=".2f")
         most = found[found["spec"].str.startswith("drop:attn")]["spec"].iloc[-1]
-        share = kept(found, seed=ch.seed).set_index("spec").loc[most]
+        share = kept(found).set_index("spec").loc[most]
         ch.value(f"retrieval.{name}.attn.most", share["label"], exact=True, fmt="s")
         ch.value(f"retrieval.{name}.attn.kept", share["kept"], share["lo"], share["hi"], fmt=".0%")
     row = shares.loc[quarter]

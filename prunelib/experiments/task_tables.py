@@ -1,11 +1,14 @@
 """What the chapters on dropping and sparsity draw and record, from task scores alone."""
 
+import math
+
 import pandas as pd
 
-from prunelib import committed, paper
+from prunelib import claims, committed, paper
 from prunelib.experiments import tasks
 from prunelib.experiments.chapter import Chapter
 from prunelib.experiments.methods import kind_of
+from prunelib.measure import stats
 
 SHOWN = ("choice", "forced", "generation")
 _PAPER = {
@@ -14,18 +17,15 @@ _PAPER = {
     "fig:pruning_generative:GSM8K": ("generation", "paper: GSM8K"),
 }
 _PAPER_KINDS = {"attn_drop": "attn", "mlp_drop": "mlp", "shortgpt_block_drop": "block"}
-PAPER_LAYERS = 32
-"""Layers of Mistral-7B, on which the paper draws its drop curves."""
 
 
 def dropping(ch: Chapter, answers: pd.DataFrame) -> pd.DataFrame:
     """Figure data: share kept (``kept, lo, hi``) by ``kind``, ``x`` (percent of layers) and ``readout``.
 
-    ``source`` is "this run", "reference" (the committed run) or "paper"; the paper's curves,
-    by ``task``, are divided by their value at 0 dropped (their first point, where 0 is
-    missing). ``chance`` is the share of the dense choice score that guessing would keep.
+    ``source`` is "this run", "reference" (the committed run) or "paper", whose curves have a ``task``
+    and percentages of the layers of their own model. Every score is taken above what guessing gives.
     """
-    table = tasks.kept(answers, SHOWN, ch.seed)
+    table = tasks.kept(answers, SHOWN)
     rows = []
     for row in table.itertuples():
         _, kind, count = (row.spec.split(":") + ["", ""])[:3]
@@ -34,29 +34,23 @@ def dropping(ch: Chapter, answers: pd.DataFrame) -> pd.DataFrame:
         rows += [("this run", "", one, x, row.readout, row.kept, row.lo, row.hi) for one in kinds]
     for figure, (readout, name) in _PAPER.items():
         for series, kind in _PAPER_KINDS.items():
-            curve = paper.series(figure, series)
-            share = curve["y"] / curve["y"].iloc[0]
-            rows += [("paper", name, kind, 100 * x / PAPER_LAYERS, readout, y, None, None)
-                     for x, y in zip(curve["x"], share, strict=True)]  # fmt: skip
+            curve = paper.kept_above_chance(figure, series)
+            rows += [("paper", name, kind, x, readout, y, None, None)
+                     for x, y in zip(curve["x"], curve["kept"], strict=True)]  # fmt: skip
     found = pd.DataFrame(rows, columns=["source", "task", "kind", "x", "readout", "kept", "lo", "hi"])
     found = pd.concat([found, _reference(ch, "fig-dropping-kept", found)], ignore_index=True)
     # The paper drops further than our plans go; past the right edge of ours nothing is compared.
     most = found[found["source"] == "this run"].groupby("kind")["x"].max()
-    found = found[found["x"] <= found["kind"].map(most) + 1e-9]
-    return found.assign(chance=tasks.chance(ch) / _dense(table, "choice"))
+    return found[found["x"] <= found["kind"].map(most) + 1e-9].reset_index(drop=True)
 
 
 def _reference(ch: Chapter, figure_id: str, own: pd.DataFrame) -> pd.DataFrame:
     """The committed reference run's own rows of a figure, as "reference"; none where it is this very run."""
     folder = committed.beside(ch.model["slug"], ch.run.part["profile"])
     found = committed.figure_data(folder, figure_id) if folder else None
-    if found is None:
+    if found is None or "chance" in found:  # an older edition's shares hold what guessing gives
         return own[:0]
     return found[(found["source"] == "this run") & (found["x"] > 0)].assign(source="reference")[list(own)]
-
-
-def _dense(table: pd.DataFrame, readout: str) -> float:
-    return float(table.loc[(table["spec"] == "dense") & (table["readout"] == readout), "score"].iloc[0])
 
 
 def sparsity(ch: Chapter, answers: pd.DataFrame) -> pd.DataFrame:
@@ -66,9 +60,8 @@ def sparsity(ch: Chapter, answers: pd.DataFrame) -> pd.DataFrame:
     """
     from prunelib.figures.methods import method_of
 
-    table = tasks.kept(answers, SHOWN, ch.seed)
     rows = []
-    for row in table.itertuples():
+    for row in tasks.kept(answers, SHOWN).itertuples():
         method, _, setting = row.spec.partition(":")
         pattern = setting if ":" in setting else ""
         keep, _, of = pattern.partition(":")
@@ -81,13 +74,12 @@ def sparsity(ch: Chapter, answers: pd.DataFrame) -> pd.DataFrame:
     other = other.assign(pattern=other["pattern"].fillna(""))  # an empty field of the CSV
     drawn = set(zip(own["method"], own["pattern"], strict=True)) | {(name, "") for name in own["method"]}
     shown = [pair in drawn for pair in zip(other["method"], other["pattern"], strict=True)]
-    found = pd.concat([own, other[shown]], ignore_index=True)
-    return found.assign(chance=tasks.chance(ch) / _dense(table, "choice"))
+    return pd.concat([own, other[shown]], ignore_index=True)
 
 
 def proxy(ch: Chapter, answers: pd.DataFrame) -> pd.DataFrame:
     """Figure data: a row a compressed model, share kept in choice and in generation, each with its interval."""
-    table = tasks.kept(answers, (tasks.CHOICE, tasks.WRITTEN), ch.seed)
+    table = tasks.kept(answers, (tasks.CHOICE, tasks.WRITTEN))
     table = table[table["spec"] != "dense"]
     wide = table.pivot(index=["spec", "label", "kind"], columns="readout", values=["kept", "lo", "hi"])
     wide = wide.loc[list(dict.fromkeys(zip(table["spec"], table["label"], table["kind"], strict=True)))]
@@ -101,45 +93,77 @@ def proxy(ch: Chapter, answers: pd.DataFrame) -> pd.DataFrame:
 def record(ch: Chapter, answers: pd.DataFrame, chapter: str, claim: str) -> pd.DataFrame:
     """Record a chapter's numbers and its claim; returns all scores as a table for the page.
 
-    ``chapter`` is the first word of the value keys. The claim compares the shares kept
-    in multiple choice and in generation, mean over the chapter's compressed models.
+    ``chapter`` is the first word of the value keys. The claim has two parts, the shares kept in
+    multiple choice and in generation, each a mean over the chapter's compressed models; beside
+    them stand their difference, how many models show both by themselves, and the difference of
+    shares of the plain scores, in which guessing counts as kept.
     """
-    table = tasks.kept(answers, seed=ch.seed)
+    table = tasks.kept(answers)
     specs = [spec for spec in dict.fromkeys(table["spec"]) if spec != "dense"]
     ch.value(f"{chapter}.items", answers["item_id"].nunique(), exact=True, fmt="d")
     ch.value(f"{chapter}.passages", answers["passage_id"].nunique(), exact=True, fmt="d")
     ch.value(f"{chapter}.models", len(specs), exact=True, fmt="d")
+    ch.value(f"{chapter}.undefined", tasks.undefined(answers), exact=True, fmt="s")
     dense = answers[answers["spec"] == "dense"]
     for readout in table["readout"].unique():
-        ch.value(f"{chapter}.dense.{readout}", *_mean(dense, readout, ch.seed), fmt=".2f")
-    for row in table[(table["spec"] != "dense") & table["readout"].isin((tasks.CHOICE, tasks.WRITTEN))].itertuples():
-        ch.value(f"{chapter}.{_name(row.spec)}.{row.readout}", row.kept, row.lo, row.hi, fmt=".0%")
+        ch.value(f"{chapter}.dense.{readout}", *stats.share(dense[readout], dense["passage_id"]), fmt=".2f")
+    verdicts = []
     for spec in specs:
-        ch.value(f"{chapter}.{_name(spec)}.difference", *tasks.difference(answers, [spec], seed=ch.seed), fmt=".2f")
-    whole = tasks.difference(answers, specs, seed=ch.seed)
-    ch.value(f"{chapter}.difference", *whole, fmt=".2f")
-    ch.claim(claim, *whole)
+        parts = _parts(answers, [spec])
+        for readout, part in zip((tasks.CHOICE, tasks.WRITTEN), parts.values(), strict=True):
+            ch.value(f"{chapter}.{_name(spec)}.{readout}", *part, fmt=".0%")
+        ch.value(f"{chapter}.{_name(spec)}.difference", *tasks.difference(answers, [spec]), fmt=".2f")
+        verdicts.append(_verdict(claim, parts))
+    for verdict in (claims.SUPPORTED, claims.NOT_SUPPORTED, claims.UNDECIDED):
+        ch.value(f"{chapter}.{verdict.replace(' ', '_')}", verdicts.count(verdict), exact=True, fmt="d")
+    parts = _parts(answers, specs)
+    for readout, part in zip((tasks.CHOICE, tasks.WRITTEN), parts.values(), strict=True):
+        ch.value(f"{chapter}.{readout}", *part, fmt=".0%")
+    ch.value(f"{chapter}.difference", *tasks.difference(answers, specs), fmt=".2f")
+    ch.value(f"{chapter}.difference_uncorrected", *tasks.difference(answers, specs, corrected=False), fmt=".2f")
+    ch.claim(claim, parts=parts)
     shown = table.pivot(index=["spec", "label"], columns="readout", values="score").loc[
         list(dict.fromkeys(zip(table["spec"], table["label"], strict=True)))]  # fmt: skip
     shown = shown[list(table["readout"].unique())].rename(columns=tasks.LABELS).round(2)
     return shown.reset_index(level="label").reset_index(drop=True).rename_axis(columns=None)
 
 
-def shares(ch: Chapter, answers: pd.DataFrame) -> pd.DataFrame:
-    """For the page, a row a compressed model: shares kept in choice and generation, their difference, its interval.
+def _parts(answers: pd.DataFrame, specs: list[str]) -> dict[str, stats.Interval]:
+    """The numbers of claims C8 and C9 by the names of their parts, mean over some models."""
+    readouts = {"choice kept": tasks.CHOICE, "generation kept": tasks.WRITTEN}
+    return {name: tasks.mean_kept(answers, specs, readout) for name, readout in readouts.items()}
 
-    The last column has the smallest and largest generation share over calibration seeds, where there are several.
+
+def _verdict(claim: str, parts: dict[str, stats.Interval]) -> str:
+    return claims.whole(claims.judge(part, *parts[part.name]) for part in claims.CLAIMS[claim].parts)
+
+
+def shares(ch: Chapter, answers: pd.DataFrame, claim: str) -> pd.DataFrame:
+    """For the page, a row a compressed model and one for their mean: shares kept in choice and generation.
+
+    Each with its interval, beside them their difference, what the rule of ``claim`` says of that model
+    alone, and the smallest and largest generation share over calibration seeds, where there are several.
     """
-    table = tasks.kept(answers, (tasks.CHOICE, tasks.WRITTEN), ch.seed)
+    table = tasks.kept(answers, (tasks.CHOICE, tasks.WRITTEN))
     table = table[table["spec"] != "dense"]
     seeds, rows = answers.groupby("spec")["seed"].nunique(), []
-    for (spec, label), some in table.groupby(["spec", "label"], sort=False):
-        choice, written = (some.set_index("readout").loc[name] for name in (tasks.CHOICE, tasks.WRITTEN))
-        found = tasks.difference(answers, [spec], seed=ch.seed)
-        spread = f"{written['seed_lo']:.2f} to {written['seed_hi']:.2f} ({seeds[spec]})" if seeds[spec] > 1 else ""
-        rows.append((label, choice["kept"], written["kept"], *found, spread))
-    names = ["model", "choice kept", "generation kept", "difference", "95 % from", "to", "generation over seeds"]
-    return pd.DataFrame(rows, columns=names).round(2)
+    models = list(dict.fromkeys(zip(table["spec"], table["label"], strict=True)))
+    groups = [([spec], label) for spec, label in models] + [([spec for spec, _ in models], "mean of all")]
+    for specs, label in groups:
+        parts = _parts(answers, specs)
+        numbers = [*parts.values(), tasks.difference(answers, specs)]
+        shown = [text for value, lo, hi in numbers for text in (_shown(value), f"{_shown(lo)} to {_shown(hi)}")]
+        spread = ""
+        if len(specs) == 1 and seeds[specs[0]] > 1:
+            over = table.set_index(["spec", "readout"]).loc[(specs[0], tasks.WRITTEN)]
+            spread = f"{_shown(over['seed_lo'])} to {_shown(over['seed_hi'])} ({seeds[specs[0]]})"
+        rows.append((label, *shown, _verdict(claim, parts), spread))
+    return pd.DataFrame(rows, columns=["model", "choice kept", "choice 95 %", "generation kept", "generation 95 %",
+                                       "difference", "difference 95 %", claim, "generation over seeds"])  # fmt: skip
+
+
+def _shown(number: float) -> str:
+    return f"{number:.2f}".replace("-", "−") if math.isfinite(number) else "not defined"
 
 
 def record_texts(ch: Chapter, texts: pd.DataFrame) -> None:
@@ -149,9 +173,10 @@ def record_texts(ch: Chapter, texts: pd.DataFrame) -> None:
 
 
 def record_proxy(ch: Chapter, answers: pd.DataFrame) -> None:
-    """Record claim C16: what models lose in generation that keep 95 % of the multiple-choice score."""
-    found, labels = tasks.lost_where_choice_is_kept(answers, seed=ch.seed)
-    ch.value("proxy.models", ", ".join(labels) or "none", exact=True, fmt="s")
+    """Record claim C16: what models lose in generation that keep 95 % of the choice score on other passages."""
+    found, let_pass = tasks.lost_where_choice_is_kept(answers)
+    for name, labels in zip(("first", "second"), let_pass, strict=True):
+        ch.value(f"proxy.{name}", ", ".join(labels) or "none", exact=True, fmt="s")
     ch.value("proxy.lost", *found, fmt=".0%")
     ch.claim("C16", *found)
 
@@ -168,12 +193,6 @@ def drop_lists(ch: Chapter, specs):
                          columns=["plan", "layers, first dropped first"])  # fmt: skip
     with pd.option_context("display.max_colwidth", None):
         return HTML(found.to_html(index=False))
-
-
-def _mean(rows: pd.DataFrame, readout: str, seed: int):
-    from prunelib.measure.stats import cluster_mean
-
-    return cluster_mean(rows[readout], rows["passage_id"], seed=seed)
 
 
 def _name(spec: str) -> str:

@@ -13,7 +13,7 @@ from prunelib.experiments import layerwise
 from prunelib.experiments import theorem_checks as checks
 from prunelib.experiments.chapter import Chapter
 from prunelib.measure import theory
-from prunelib.measure.stats import bootstrap, cluster_mean
+from prunelib.measure.stats import bootstrap, share, smooth
 
 PANELS = {
     "T1": ("h", "z.raw", "z.normed"),
@@ -163,9 +163,9 @@ def summarise(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     # Before dividing, so that neither end makes an infinity; outside the domain there is no end.
     width = (kept["upper"].fillna(1) / kept["lower"].fillna(0).clip(lower=1e-300)).clip(upper=1e300)
     found = {
-        "inside": cluster_mean(inside[domain], who[domain], seed=seed),
-        "domain": cluster_mean(domain, who, seed=seed),
-        "compared": cluster_mean(usable, who, seed=seed),
+        "inside": share(inside[domain], who[domain]),
+        "domain": share(domain, who),
+        "compared": share(usable, who),
     }
     found["pearson"] = _pearson(kept["prompt_id"], kept["estimate"], kept["measured"], seed)
     ranks = kept[["estimate", "measured"]].rank()
@@ -197,7 +197,7 @@ def _closeness(rows: pd.DataFrame, seed: int) -> dict[str, tuple[float, float, f
 
 def _nearness(rows: pd.DataFrame, seed: int) -> dict[str, tuple[float, float, float]]:
     ratio, who = rows["estimate"] / rows["measured"], rows["prompt_id"]
-    within = cluster_mean(ratio.between(0.9, 1.1), who, seed=seed)
+    within = share(ratio.between(0.9, 1.1), who)
     return {"ratio": _median(who, ratio, seed), "within10": within}
 
 
@@ -232,7 +232,7 @@ def _median(who: pd.Series, x: pd.Series, seed: int) -> tuple[float, float, floa
 
 
 def _pearson(who: pd.Series, x: pd.Series, y: pd.Series, seed: int) -> tuple[float, float, float]:
-    """Pearson correlation; it is a function of sums, so whole prompts resample at once."""
+    """Pearson correlation; it is a function of sums, so a prompt is left out at once."""
     x, y = (np.asarray(v, dtype=np.float64) - np.mean(v) for v in (x, y))
     moments = {"n": np.ones_like(x), "x": x, "y": y, "xx": x * x, "yy": y * y, "xy": x * y}
     sums = pd.DataFrame(moments).groupby(pd.factorize(who)[0]).sum()
@@ -243,7 +243,7 @@ def _pearson(who: pd.Series, x: pd.Series, y: pd.Series, seed: int) -> tuple[flo
         spread = (n * sxx - sx * sx) * (n * syy - sy * sy)
         return (n * sxy - sx * sy) / np.sqrt(spread) if spread > 0 else np.nan
 
-    return bootstrap(pd.DataFrame(sums.to_numpy(), columns=sums.columns), correlation, seed=seed)
+    return smooth(pd.DataFrame(sums.to_numpy(), columns=sums.columns), correlation)
 
 
 def density(rows: pd.DataFrame) -> pd.DataFrame:

@@ -5,6 +5,7 @@ import pandas as pd
 
 from prunelib.figures.core import Drawn, figure
 from prunelib.figures.style import Style
+from prunelib.paper import source
 
 SPACES = {"h": "hidden state $h$", "z": "logits $z$", "p": "probabilities $p$"}
 WORDS = {"attn": "attention", "mlp": "MLP"}
@@ -18,7 +19,7 @@ def sublayer_name(sublayer: str) -> str:
 
 def _layer_curves(data: pd.DataFrame, style: Style, sublayer: str) -> Drawn:
     fig, axes = style.subplots(height=2.9, ncols=3, sharey=True, sharex=True)
-    ours, paper = (data[data["source"] == source] for source in ("this model", "paper"))
+    ours, paper = (data[data["source"] == name] for name in ("this model", "paper"))
     for axis, (space, title) in zip(axes, SPACES.items(), strict=True):
         raw = ours[(ours["space"] == space) & (ours["lens"] == "raw")]
         colour = style.colours.vermillion if space == "p" else style.colours.blue
@@ -32,7 +33,7 @@ def _layer_curves(data: pd.DataFrame, style: Style, sublayer: str) -> Drawn:
                       label="mean, normed lens")  # fmt: skip
         theirs = paper[paper["space"] == space]
         axis.plot(theirs["depth"], theirs["mean"], color=style.foreground, ls=style.linestyles[1], lw=1.1,
-                  label="paper (Qwen-2.5-7B)")  # fmt: skip
+                  label=f"paper ({source(f'fig:pruning_hierarchies_{sublayer}', 'logit')[0]})")  # fmt: skip
         axis.set(title=title, xlabel="relative depth")
     # Framed by the 5–95 % band: a few extreme tokens of one layer would flatten all the others.
     low = min(0.0, float(ours.loc[ours["lens"] == "raw", "q05"].min())) - 0.03

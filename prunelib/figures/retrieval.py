@@ -4,6 +4,7 @@ import pandas as pd
 
 from prunelib.figures.core import Drawn, figure
 from prunelib.figures.style import Style
+from prunelib.figures.tasks import most, number, percent
 
 KINDS = {"attn": "attention", "mlp": "MLP", "block": "blocks"}
 
@@ -26,23 +27,25 @@ def kept(data: pd.DataFrame, style: Style) -> Drawn:
                               ls=style.linestyles[line], label=f"{KINDS[kind]}, {readout}")  # fmt: skip
         axis.axhline(1, color=style.muted, lw=0.8)
         chance = own.loc[own["readout"] == "retrieval", "chance"].iloc[0]
-        axis.axhline(chance, color=style.muted, lw=0.9, ls=style.linestyles[2])
-        axis.text(0.97, chance + 0.01, "random ranking", fontsize=7, color=style.muted, va="bottom", ha="right",
-                  transform=axis.get_yaxis_transform())  # fmt: skip
+        if pd.notna(chance):
+            axis.axhline(chance, color=style.muted, lw=0.9, ls=style.linestyles[2])
+            axis.text(0.97, chance + 0.01, "random ranking", fontsize=7, color=style.muted, va="bottom", ha="right",
+                      transform=axis.get_yaxis_transform())  # fmt: skip
         axis.set(title=name, xlabel="% of layers dropped", xlim=(0, None))
     axes[0][0].set_ylabel("score, dense = 1")
-    axes[0][0].set_ylim(-0.03, min(1.6, max(1.15, data["hi"].max() + 0.05)))
+    axes[0][0].set_ylim(-0.03, min(1.6, max(1.15, most(data["hi"]) + 0.05)))
     fig.legend(*axes[0][-1].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=7)
     pruned = data[data["x"] > 0]
     mean = pruned.groupby(["embedder", "readout"])["kept"].mean()
     by_model = [mean.get(("language model", readout), float("nan")) for readout in ("retrieval", "generation")]
     caption = (
-        f"**The encoder keeps {mean['encoder', 'retrieval']:.0%} of its nDCG@10; the language model keeps "
-        f"{by_model[0]:.0%} of it as an embedder and {by_model[1]:.0%} of its generation score (means over the plans "
-        "drawn).** Scores relative to the dense model against the share of layers whose sublayer is dropped; shading "
-        "is the 95 % interval over documents, paired with dense. Dashed: generation by the same dropped model."
+        f"**The encoder keeps {percent(mean['encoder', 'retrieval'])} of its nDCG@10; the language model keeps "
+        f"{percent(by_model[0])} of it as an embedder and {percent(by_model[1])} of its generation score (means over "
+        "the plans drawn).** Scores relative to the dense model against the share of layers whose sublayer is "
+        "dropped; shading is the 95 % interval over documents, paired with dense. Dashed: generation by the same "
+        "dropped model."
     )
     last = pruned.groupby(["embedder", "kind", "readout"], sort=False).tail(1)
-    words = (f"{r.embedder}, {KINDS[r.kind]} at {r.x:.0f} %: {r.readout} {r.kept:.2f}" for r in last.itertuples())
+    words = (f"{r.embedder}, {KINDS[r.kind]} at {r.x:.0f} %: {r.readout} {number(r.kept)}" for r in last.itertuples())
     listed = "; ".join(words)
     return Drawn(fig, caption, f"Two line charts of the share kept. Largest drops: {listed}.")

@@ -4,6 +4,7 @@ import pandas as pd
 
 from prunelib.figures.core import Drawn, figure
 from prunelib.figures.style import Style
+from prunelib.paper import figures, series_names, source
 
 READOUTS = {"choice": "multiple choice", "forced": "next token, true answer so far", "generation": "generation"}
 KINDS = {"attn": "attention dropped", "mlp": "MLP dropped", "block": "blocks dropped"}
@@ -39,15 +40,35 @@ _HOLLOW = "Hollow: the committed reference run. "
 
 def _frame(axes, data: pd.DataFrame, style: Style) -> None:
     """Reference lines, limits and labels that the panels share."""
-    top = min(1.6, max(1.15, data["hi"].max() + 0.05))
-    chance = data["chance"].iloc[0]
+    top = min(1.6, max(1.15, most(data["hi"]) + 0.05))
     for axis in axes:
         axis.axhline(1, color=style.muted, lw=0.8)
-        axis.axhline(chance, color=style.muted, lw=0.9, ls=style.linestyles[2])
-        axis.set_ylim(-0.03, top)
-    axes[0].set_ylabel("score, dense = 1")
-    axes[0].text(0.03, chance + 0.01, "guessing (choice)", fontsize=7, color=style.muted, va="bottom",
+        axis.axhline(0, color=style.muted, lw=0.9, ls=style.linestyles[2])
+        axis.set_ylim(max(-0.6, min(-0.03, -most(-data["lo"]) - 0.03)), top)
+    axes[0].set_ylabel("above guessing, dense = 1")
+    axes[0].text(0.03, 0.01, "guessing", fontsize=7, color=style.muted, va="bottom",
                  transform=axes[0].get_yaxis_transform())  # fmt: skip
+
+
+def most(numbers: pd.Series) -> float:
+    """The largest number that is defined; 0 where none is."""
+    return float(numbers.max()) if numbers.notna().any() else 0.0
+
+
+def percent(share: float) -> str:
+    """A share for a caption: ``"46%"``, or "an undefined share" where the dense score is nothing to keep from."""
+    return f"{share:.0%}" if pd.notna(share) else "an undefined share"
+
+
+def number(share: float) -> str:
+    """The same for a text alternative: ``"0.46"``."""
+    return f"{share:.2f}" if pd.notna(share) else "not defined"
+
+
+def _paper_model() -> str:
+    """The model of the paper's drop curves, from its data."""
+    drops = [name for name in figures() if name.startswith(("fig:pruning_generative", "fig:pruning_non_generative"))]
+    return " and ".join(sorted({source(name, series)[0] for name in drops for series in series_names(name)}))
 
 
 @figure("fig-dropping-kept", "What survives when sublayers are dropped", "08-dropping-layers")
@@ -70,17 +91,18 @@ def dropping(data: pd.DataFrame, style: Style) -> Drawn:
     fig.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7)
     last = own[own["x"] > 0].groupby(["kind", "readout"]).tail(1).set_index(["kind", "readout"])["kept"]
     most = {kind: own.loc[(own["kind"] == kind), "x"].max() for kind in kinds}
-    words = "; ".join(f"{KINDS[k].split()[0]} at {most[k]:.0f} %: choice {last[k, 'choice']:.2f}, generation "
-                      f"{last[k, 'generation']:.2f}" for k in kinds)  # fmt: skip
+    words = "; ".join(f"{KINDS[k].split()[0]} at {most[k]:.0f} %: choice {number(last[k, 'choice'])}, generation "
+                      f"{number(last[k, 'generation'])}" for k in kinds)  # fmt: skip
     mean = own[own["x"] > 0].groupby("readout")["kept"].mean()
     caption = (
-        f"**On the same items, multiple choice keeps {mean['choice']:.0%} of its dense score and generation "
-        f"{mean['generation']:.0%} (mean over the plans drawn).** Score relative to the dense model against the share "
+        f"**On the same items, multiple choice keeps {percent(mean['choice'])} of what its dense score has above "
+        f"guessing, and generation {percent(mean['generation'])} of its dense score (mean over the plans drawn).** "
+        "Score above guessing relative to the dense model against the share "
         "of layers whose sublayer is dropped; shading is the 95 % interval over passages, paired with dense. "
         f"{_HOLLOW if len(reference) else ''}Thin lines: the paper's MMLU and HellaSwag (choice) and GSM8K "
-        "(generation) curves of its 7B model. Dotted: guessing among the options."
+        f"(generation) curves of {_paper_model()}, in percent of its own layers. Dotted: guessing."
     )
-    alt = f"Three line charts of the share of the dense score kept. Largest drops: {words}."
+    alt = f"Three line charts of the share of the dense score kept above guessing. Largest drops: {words}."
     return Drawn(fig, caption, alt)
 
 
@@ -144,13 +166,15 @@ def sparsity(data: pd.DataFrame, style: Style) -> Drawn:
     pruned = data[data["method"] != "dense"]
     mean = pruned.groupby("readout")["kept"].mean()
     caption = (
-        f"**With weights removed, multiple choice keeps {mean['choice']:.0%} of its dense score and generation "
-        f"{mean['generation']:.0%} (mean over the settings drawn).** Same items in every read-out; bars and shading "
+        f"**With weights removed, multiple choice keeps {percent(mean['choice'])} of what its dense score has above "
+        f"guessing, and generation {percent(mean['generation'])} of its dense score (mean over the settings drawn).** "
+        "Same items in every read-out; bars and shading "
         "are 95 % intervals over passages, paired with dense. N:M patterns stand at the right. "
         f"{_HOLLOW if len(reference) else ''}Dotted: guessing."
     )
     wide = pruned.pivot(index="label", columns="readout", values="kept")
-    listed = "; ".join(f"{label} {row['choice']:.2f} and {row['generation']:.2f}" for label, row in wide.iterrows())
+    listed = "; ".join(f"{label} {number(row['choice'])} and {number(row['generation'])}"
+                       for label, row in wide.iterrows())  # fmt: skip
     return Drawn(fig, caption, f"Line charts of the share kept in multiple choice and generation. {listed}.")
 
 
@@ -165,20 +189,30 @@ def proxy(data: pd.DataFrame, style: Style) -> Drawn:
         axis.errorbar(x, data.index + shift, xerr=[x - data[f"{readout}_lo"], data[f"{readout}_hi"] - x],
                       fmt=look["marker"], color=look["color"], elinewidth=0.8, label=READOUTS[readout])  # fmt: skip
     axis.axvline(1, color=style.muted, lw=0.8)
-    axis.set(xlabel="score, dense = 1", xlim=(-0.03, min(1.6, data[["choice_hi", "generation_hi"]].max().max() + 0.05)))
+    axis.axvline(0, color=style.muted, lw=0.9, ls=style.linestyles[2])
+    ends = pd.concat([data["choice_lo"], data["choice_hi"], data["generation_lo"], data["generation_hi"]])
+    left, right = min(0.0, -most(-ends)) - 0.03, max(1.0, most(ends)) + 0.05
+    axis.set(xlabel="score above guessing, dense = 1", xlim=(max(-0.6, left), min(1.6, right)))
     axis.set_yticks(data.index, data["label"], fontsize=7)
     axis.invert_yaxis()
     axis.grid(axis="y", visible=False)
     fig.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    more = (data["generation"] < data["choice"]).mean()
-    worst = data.loc[(data["choice"] - data["generation"]).idxmax()]
+    gap = (data["choice"] - data["generation"]).dropna()
+    if len(gap):
+        worst = data.loc[gap.idxmax()]
+        head = (
+            f"{(gap > 0).mean():.0%} of the compressed models keep more of their multiple-choice score than of their "
+            f"generation score, both above guessing; {worst['label']} keeps {worst['choice']:.0%} of the one and "
+            f"{worst['generation']:.0%} of the other."
+        )
+    else:
+        head = "The dense model leaves nothing to compare: one of its two scores cannot be told from guessing or 0."
     caption = (
-        f"**{more:.0%} of the compressed models keep more of their multiple-choice score than of their generation "
-        f"score; {worst['label']} keeps {worst['choice']:.0%} of the one and {worst['generation']:.0%} of the other.** "
-        "Each row is a model with sublayers dropped or weights removed, best in multiple choice first; bars are 95 % "
-        "intervals over passages, paired with dense. If the one score stood for the other, the markers would coincide."
+        f"**{head}** Each row is a model with sublayers dropped or weights removed, best in multiple choice first; "
+        "bars are 95 % intervals over passages, paired with dense. If the one score stood for the other, the markers "
+        "would coincide."
     )
-    listed = "; ".join(f"{r.label} {r.choice:.2f}, {r.generation:.2f}" for r in data.itertuples())
+    listed = "; ".join(f"{r.label} {number(r.choice)}, {number(r.generation)}" for r in data.itertuples())
     return Drawn(fig, caption, f"Dot plot of the shares kept in multiple choice and generation, by model. {listed}.")
 
 

@@ -25,7 +25,7 @@ import pandas as pd
 from prunelib import hub
 from prunelib.checkpoint import quiet, reason
 from prunelib.errors import PrunelibError, nearest
-from prunelib.measure.stats import cluster_mean
+from prunelib.measure import stats
 from prunelib.tasks.jsonl import read_jsonl
 
 FOLDER = "PRUNELIB_DATASETS"
@@ -81,7 +81,7 @@ _SHAPING = ("repetition_penalty", "no_repeat_ngram_size", "bad_words_ids", "min_
 
 class Evaluated(NamedTuple):
     """What lm-eval reports. ``scores``: ``task, metric, filter, value, stderr, lo, hi, n, shots``; standard error
-    and 95 % interval (bootstrap) are over items, NaN for what is no mean over items. ``samples``: a row an item
+    and 95 % interval are over items, NaN for what is no mean over items. ``samples``: a row an item
     and filter, ``task, doc_id, filter, prompt, target, response, filtered, metrics``, the last three as JSON: the
     text and what the filter made of it, or a list of options with ``[log-probability in nats, is greedy]``."""
 
@@ -327,7 +327,8 @@ def _tidy(found: dict) -> Evaluated:
 def _spread(values: list, value: float) -> tuple[float, float, float]:
     """Standard error and 95 % interval of a mean over items; NaN where ``value`` is none."""
     if len(values) > 1 and all(isinstance(one, Real) for one in values):
-        mean, lo, hi = cluster_mean(values, range(len(values)))
+        of = stats.share if min(values) >= 0 and max(values) <= 1 else stats.cluster_mean
+        mean, lo, hi = of(values, range(len(values)))
         if abs(mean - value) < 1e-9:
             return float(np.std(values, ddof=1) / len(values) ** 0.5), lo, hi
     return (float("nan"),) * 3

@@ -14,7 +14,7 @@ import torch
 
 from prunelib.errors import PrunelibError
 from prunelib.lm import LM, pad
-from prunelib.measure.stats import cluster_mean
+from prunelib.measure.stats import share
 from prunelib.tasks import sandbox
 from prunelib.tasks.generate import greedy
 
@@ -116,11 +116,11 @@ def pass_at_k(n, c, k: int) -> np.ndarray:
     return 1 - np.array(missed, dtype=float).reshape(n.shape)
 
 
-def scores(rows: pd.DataFrame, k: Sequence[int] = (1,), seed: int = 0) -> pd.DataFrame:
+def scores(rows: pd.DataFrame, k: Sequence[int] = (1,)) -> pd.DataFrame:
     """``k, value, lo, hi, problems``: mean pass@k with a 95 % interval over problems, from :func:`evaluate`."""
     counts = rows.groupby("task_id")["passed"].agg(["size", "sum"])
     found = []
     for one in k:
         estimates = pass_at_k(counts["size"].to_numpy(), counts["sum"].to_numpy(), one)
-        found.append((one, *cluster_mean(estimates, np.arange(len(counts)), seed=seed), len(counts)))
+        found.append((one, *share(estimates, np.arange(len(counts))), len(counts)))
     return pd.DataFrame(found, columns=["k", "value", "lo", "hi", "problems"])

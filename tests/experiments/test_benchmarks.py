@@ -14,20 +14,30 @@ from prunelib.tasks import harness
 
 def rows(spec, values):
     return [{"task": "t", "benchmark": "t", "doc_id": i, "filter": "none", "shots": 0, "spec": spec, "label": spec,
-             "metrics": json.dumps({"acc": value})} for i, value in enumerate(values)]  # fmt: skip
+             "response": json.dumps("a text"), "metrics": json.dumps({"acc": value})}
+            for i, value in enumerate(values)]  # fmt: skip
 
 
 def test_a_score_is_paired_with_dense_item_by_item():
-    table = benchmarks.scores(pd.DataFrame(rows("dense", [1, 1, 0, 0]) + rows("Drop-4A", [1, 0, 0, 0])))
+    table = benchmarks.scores(pd.DataFrame(rows("dense", [1, 1, 0, 0] * 4) + rows("Drop-4A", [1, 0, 0, 0] * 4)))
     dense, dropped = table.to_dict("records")
     assert (dense["score"], dense["kept"], dense["lo"], dense["hi"]) == (0.5, 1, 1, 1)
     assert (dropped["model"], dropped["score"], dropped["kept"]) == ("Drop-4A", 0.25, 0.5)
-    assert dropped["lo"] < 0.5 < dropped["hi"] and dropped["items"] == 4
+    assert dropped["lo"] < 0.5 < dropped["hi"] and dropped["items"] == 16
 
 
-def test_a_dense_score_of_zero_keeps_nothing_to_compare():
-    table = benchmarks.scores(pd.DataFrame(rows("dense", [0, 0]) + rows("Drop-4A", [1, 0])))
-    assert table["kept"].isna().iloc[0] and not table["kept"].between(-1e9, 1e9).iloc[1]
+def test_what_is_chosen_from_options_is_taken_above_guessing():
+    options = json.dumps([["A", [-1, True]], ["B", [-2, False]], ["C", [-2, False]], ["D", [-2, False]]])
+    found = pd.DataFrame(rows("dense", [1, 1, 1, 0] * 4) + rows("Drop-4A", [1, 1, 0, 0] * 4))
+    assert benchmarks.scores(found)["kept"].tolist() == pytest.approx([1, 2 / 3])
+    assert benchmarks.scores(found.assign(response=options))["kept"].tolist() == pytest.approx([1, 0.5])
+
+
+@pytest.mark.parametrize("dense", [[0] * 16, [1, 0, 0, 0] * 4], ids=["zero", "a guess"])
+def test_a_dense_score_of_nothing_keeps_nothing_to_compare(dense):
+    options = json.dumps([["A", [-1, True]]] * 4)
+    found = pd.DataFrame(rows("dense", dense) + rows("Drop-4A", [1, 0] * 8)).assign(response=options)
+    assert benchmarks.scores(found)[["kept", "lo", "hi"]].isna().all(axis=None)
 
 
 @pytest.fixture

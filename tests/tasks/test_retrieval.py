@@ -142,7 +142,7 @@ def test_shares_kept_are_paired_with_dense(monkeypatch):
 
     scores = {"dense": (1.0, 0.5, 0.5), "drop:attn:1": (0.5, 0.5, 0.0)}
     rows = [{"query_id": q, "cluster": q, "spec": spec, "label": spec, "ndcg": x}
-            for spec, values in scores.items() for q, x in zip("abc", values, strict=True)]  # fmt: skip
+            for spec, values in scores.items() for q, x in zip("abcdef", values * 2, strict=True)]  # fmt: skip
     table = chapter.kept(pd.DataFrame(rows)).set_index("spec")
     assert table.loc["drop:attn:1", "kept"] == pytest.approx(0.5)
     assert table.loc["dense", ["lo", "hi"]].tolist() == [1, 1]
