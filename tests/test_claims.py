@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from prunelib import claims
 from prunelib.errors import PrunelibError
+from prunelib.experiments.chapter import Chapter
 from prunelib.paths import notebooks_dir
 
 AT_LEAST = claims.Claim("X1", "A claim.", "here", "a number", ">=", 0.9)
@@ -108,6 +110,18 @@ def test_the_ledger_shows_both_parts():
     assert row["verdict"] == "supported" and row["status"] == "measured in this book" and row["value"] is None
     assert [(part["value"], part["verdict"]) for part in row["parts"]] == [(0.8, "supported"), (0.2, "supported")]
     assert json.loads(json.dumps(row, allow_nan=False)) == row
+
+
+def test_a_chapter_records_the_parts_by_name():
+    part = {"claims": {}}
+    chapter = SimpleNamespace(run=SimpleNamespace(part=part, save=lambda: None))
+    numbers = {"choice kept": (0.8, 0.6, 0.9), "generation kept": (math.nan, math.nan, math.nan)}
+    assert Chapter.claim(chapter, "C8", parts=numbers) == "undecided"
+    row = {row["id"]: row for row in claims.ledger(part)}["C8"]
+    assert [(p["name"], p["value"], p["verdict"]) for p in row["parts"]] == [
+        ("choice kept", 0.8, "supported"), ("generation kept", None, "undecided")]  # fmt: skip
+    with pytest.raises(KeyError, match="generation kept"):
+        Chapter.claim(chapter, "C8", parts={"choice kept": (0.8, 0.6, 0.9)})
 
 
 def test_a_number_of_an_older_rule_decides_nothing():

@@ -111,7 +111,7 @@ def model_search(ch: Chapter, pooling: str = "mean", instruction: str = "") -> p
 
 
 def _tagged(found: pd.DataFrame, corpus: retrieval.Corpus, spec: str, label: str) -> pd.DataFrame:
-    # Questions on one document are no independent evidence: they are resampled together.
+    # Questions on one document are no independent evidence: they are one cluster.
     cluster = [next(iter(corpus.relevant[query])) for query in found["query_id"]]
     return found.assign(cluster=cluster, spec=spec, label=label)
 

@@ -240,7 +240,7 @@ def _guess(wide: pd.DataFrame, readout: str, corrected: bool = True) -> np.ndarr
 def _wide(answers: pd.DataFrame, readouts: Sequence[str]) -> pd.DataFrame:
     """A row an item, a column for each (spec, read-out): the mean over calibration seeds."""
     means = answers.groupby(["item_id", "passage_id", "chance", "spec"], sort=False)[list(readouts)].mean()
-    means = means.unstack("spec")
+    means = means.unstack("spec", sort=False)
     means.columns = [(spec, readout) for readout, spec in means.columns]
     return means.reset_index()
 

@@ -6,7 +6,10 @@ import pytest
 from scipy.stats import binomtest
 from scipy.stats import t as student
 
+from prunelib.experiments.chapter import PROFILES
+from prunelib.measure import stats
 from prunelib.measure.stats import bands, bootstrap, cluster_mean, difference, kept, of_sums, share, smooth
+from prunelib.paths import project_root
 
 
 @pytest.fixture
@@ -130,3 +133,14 @@ def test_bands_hold_spread_and_interval(table):
     row = bands(table.assign(g=1), "x", ["g"]).iloc[0]
     assert row["min"] <= row["q05"] <= row["median"] <= row["q95"] <= row["max"]
     assert row["mean_lo"] < row["mean"] < row["mean_hi"]
+
+
+def test_the_page_says_what_is_done():
+    """Numbers that book/reading.md and the rules give in words are those of the code."""
+    text = " ".join((project_root() / "book" / "reading.md").read_text().split())
+    words = {3: "three"}
+    assert f"with replacement, {stats.DRAWS} times" in text and f"fewer than {words[stats.FEW]} passages" in text
+    assert f"$1 - {(1 - stats.LEVEL) / 2:g}^{{1/k}}$" in text
+    passages = {name: PROFILES[name].passages for name in ("quick", "full")}
+    assert f"the {passages['quick']} passages of `quick` and the {passages['full']} of `full`" in text
+    assert "percentile bootstrap" not in text
