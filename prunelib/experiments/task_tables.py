@@ -166,6 +166,24 @@ def _shown(number: float) -> str:
     return f"{number:.2f}".replace("-", "−") if math.isfinite(number) else "not defined"
 
 
+PAPER_DROPS = 8
+"""Sublayers dropped in the point of the paper's curves that the page quotes, the largest of its task table."""
+
+
+def record_paper(ch: Chapter) -> None:
+    """Record what the paper's curves keep above guessing at :data:`PAPER_DROPS` sublayers, with model and depth."""
+    (choice, written), drops = ("fig:pruning_non_generative:MMLU", "fig:pruning_generative:GSM8K"), PAPER_DROPS
+    model, layers = paper.source(choice, "mlp_drop")
+    ch.value("paper.model", model, exact=True, fmt="s")
+    ch.value("paper.layers", layers, exact=True, fmt="d")
+    ch.value("paper.dropped", drops, exact=True, fmt="d")
+    for kind in ("attn", "mlp"):
+        for readout, figure in ((tasks.CHOICE, choice), (tasks.WRITTEN, written)):
+            at = paper.series(figure, f"{kind}_drop")["x"] == drops
+            kept = paper.kept_above_chance(figure, f"{kind}_drop").loc[at, "kept"].iloc[0]
+            ch.value(f"paper.{kind}.{readout}", float(kept), exact=True, fmt=".0%")
+
+
 def record_texts(ch: Chapter, texts: pd.DataFrame) -> None:
     """Record how many longer texts there are, and how long they may be."""
     ch.value("dropping.prompts", texts["prompt_id"].nunique(), exact=True, fmt="d")

@@ -304,6 +304,17 @@ def test_the_papers_curves_stand_at_the_layers_of_their_own_model(scores, ch):
     assert written[100 * 4 / 28] == pytest.approx(35.9363 / 75.5876) and written[0] == 1
 
 
+def test_the_page_quotes_the_papers_curves_above_guessing():
+    from prunelib.experiments import task_tables
+
+    recorded = _Recorder()
+    task_tables.record_paper(recorded)
+    assert recorded.values["paper.model"] == ("Qwen-2.5-7B-Instruct",) and recorded.values["paper.layers"] == (28,)
+    shown = {key: round(number[0], 2) for key, number in recorded.values.items() if key.count(".") == 2}
+    assert shown == {"paper.attn.choice": 0.78, "paper.attn.generation": 0.0,
+                     "paper.mlp.choice": 0.16, "paper.mlp.generation": 0.01}  # fmt: skip
+
+
 def test_the_caption_names_the_model_of_the_papers_data(scores, ch, monkeypatch):
     from prunelib.experiments import task_tables
     from prunelib.figures import style

@@ -73,6 +73,8 @@ def task_rows(profile: str):
         yield "generation kept", name, in_writing[1], covered(stats.kept_of(in_writing[0]), in_writing[1])
         gap = in_choice[1] - in_writing[1]
         yield "difference", name, gap, covered(stats.difference_of(in_choice[0], in_writing[0]), gap)
+        plain, gap = sums(c, choice["dense"], 0.0, drawn), share(c, choice["dense"]) - in_writing[1]
+        yield "uncorrected difference", name, gap, covered(stats.difference_of(plain, in_writing[0]), gap)
         yield "score in choice", name, c.mean(), covered(stats.share_of(in_choice[0][..., [0, 5]]), c.mean())
 
 
