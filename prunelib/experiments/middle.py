@@ -6,7 +6,7 @@ import pandas as pd
 from prunelib.experiments.chapter import Chapter
 from prunelib.experiments.layerwise import LENSES, middle_layer
 from prunelib.experiments.theorems import SLACK_ABSOLUTE, SLACK_RELATIVE, on_model
-from prunelib.measure.stats import bootstrap, smooth
+from prunelib.measure.stats import bootstrap, correlation
 
 MEASURES = {
     "cosine": ("T2", "fig:theory_vs_measured:one_minus_cosine", "one_minus_cosine"),
@@ -45,7 +45,7 @@ def agreement(rows: pd.DataFrame, seed: int = 0) -> dict[str, tuple[float, float
     def ratio(f: pd.DataFrame) -> float:
         return float(np.median(f["estimated"] / f["measured"]))
 
-    return {"pearson": smooth(rows, pearson), "ratio": bootstrap(rows, ratio, seed=seed)}
+    return {"pearson": correlation(rows, pearson), "ratio": bootstrap(rows, ratio, seed=seed)}
 
 
 def record(ch: Chapter, tables: dict[str, pd.DataFrame], layer: int = -1) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from prunelib.experiments import layerwise
 from prunelib.experiments import theorem_checks as checks
 from prunelib.experiments.chapter import Chapter
 from prunelib.measure import theory
-from prunelib.measure.stats import bootstrap, share, smooth
+from prunelib.measure.stats import bootstrap, correlation, share
 
 PANELS = {
     "T1": ("h", "z.raw", "z.normed"),
@@ -238,12 +238,12 @@ def _pearson(who: pd.Series, x: pd.Series, y: pd.Series, seed: int) -> tuple[flo
     sums = pd.DataFrame(moments).groupby(pd.factorize(who)[0]).sum()
     sums.insert(0, "prompt_id", sums.index.astype(float))
 
-    def correlation(frame: pd.DataFrame) -> float:
+    def pearson(frame: pd.DataFrame) -> float:
         n, sx, sy, sxx, syy, sxy = frame.to_numpy()[:, 1:].sum(0)
         spread = (n * sxx - sx * sx) * (n * syy - sy * sy)
         return (n * sxy - sx * sy) / np.sqrt(spread) if spread > 0 else np.nan
 
-    return smooth(pd.DataFrame(sums.to_numpy(), columns=sums.columns), correlation)
+    return correlation(pd.DataFrame(sums.to_numpy(), columns=sums.columns), pearson)
 
 
 def density(rows: pd.DataFrame) -> pd.DataFrame:

@@ -130,8 +130,15 @@ def of_sums(values, clusters, statistic: Callable[[np.ndarray], np.ndarray]) -> 
     return _around(value, error, len(sums))
 
 
+def correlation(frame: pd.DataFrame, statistic: Callable[[pd.DataFrame], float], by: str = "prompt_id") -> Interval:
+    """A correlation, as :func:`smooth`, on Fisher's scale (artanh), so that its interval stays within −1 and 1."""
+    most = 1 - 1e-12
+    found = smooth(frame, lambda f: np.arctanh(np.clip(statistic(f), -most, most)), by)
+    return _floats(np.tanh(found))
+
+
 def smooth(frame: pd.DataFrame, statistic: Callable[[pd.DataFrame], float], by: str = "prompt_id") -> Interval:
-    """A smooth statistic of a table (a mean, a ratio, a correlation; no quantile) with a 95 % interval.
+    """A smooth statistic of a table (a mean, a ratio; no quantile) with a 95 % interval.
 
     ``statistic`` maps a table with the columns of ``frame`` to one float; ``by`` names the
     column that holds the cluster of a row. By the jackknife over clusters.

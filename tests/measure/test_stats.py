@@ -8,7 +8,7 @@ from scipy.stats import t as student
 
 from prunelib.experiments.chapter import PROFILES
 from prunelib.measure import stats
-from prunelib.measure.stats import bands, bootstrap, cluster_mean, difference, kept, of_sums, share, smooth
+from prunelib.measure.stats import bands, bootstrap, cluster_mean, correlation, difference, kept, of_sums, share, smooth
 from prunelib.paths import project_root
 
 
@@ -35,6 +35,15 @@ def test_a_table_and_its_sums_give_the_same_interval(table):
     assert whole == pytest.approx(cluster_mean(table["x"], table["prompt_id"]), abs=1e-12)
     twice = of_sums(np.stack([table["x"], table["x"] * 2], 1), table["prompt_id"], lambda s: s[..., 0] / s[..., 1])
     assert twice == (0.5, 0.5, 0.5)
+
+
+def test_a_correlation_stays_a_correlation():
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=40)
+    frame = pd.DataFrame({"prompt_id": np.arange(8).repeat(5), "x": x, "y": x + 0.2 * rng.normal(size=40)})
+    value, lo, hi = correlation(frame, lambda f: f["x"].corr(f["y"]))
+    assert value == pytest.approx(frame["x"].corr(frame["y"])) and 0.8 < lo < value < hi < 1
+    assert correlation(frame, lambda f: f["x"].corr(f["x"])) == pytest.approx((1, 1, 1))
 
 
 def test_one_cluster_defines_no_interval(table):
