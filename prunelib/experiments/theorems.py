@@ -7,6 +7,7 @@ model, the estimate of a theorem is held against the measured deviation at each
 
 import numpy as np
 import pandas as pd
+import torch
 
 from prunelib.errors import PrunelibError
 from prunelib.experiments import layerwise
@@ -97,7 +98,7 @@ def on_model(traces, theorem: str, panel: str, temperature: float = 1.0) -> pd.D
 
     ``traces`` has the frames ``h, z, p`` of ``experiments.layerwise``. Columns:
     ``prompt_id, position, layer, sublayer, estimate, measured, lower, upper,
-    size, resolution, slack``; T1 adds ``refined`` (γ²/2). Outside the domain of
+    size, resolution, slack``; T1 adds ``refined`` (γ²/2), the others ``loose_width``. Outside the domain of
     Theorem 1 (α ≤ −1) ``lower``, ``upper`` and ``refined`` are NaN. No value below
     ``resolution`` is told from rounding, and ``slack`` is all that rounding may have
     moved ``measured`` (:func:`prunelib.measure.softmax_stats.resolution`).
@@ -116,9 +117,32 @@ def on_model(traces, theorem: str, panel: str, temperature: float = 1.0) -> pd.D
     else:
         bounds, measured, variance = theory.kl_bounds, "kl_dense_pruned", "var_p"
     spread = frame["range_dz"].to_numpy()
-    found = bounds(frame[variance].to_numpy().clip(min=_UNDERFLOW), spread, temperature)
+    var = frame[variance].to_numpy().clip(min=_UNDERFLOW)
+    found = bounds(var, spread, temperature)
+    loose = _loose_width(theorem, var / temperature**2, spread / temperature)
     rows = _rows(frame, frame[measured], found, frame["resolution"].to_numpy(), _RELATIVE[theorem])
-    return rows.assign(size=spread / temperature)
+    return rows.assign(size=spread / temperature, loose_width=loose)
+
+
+def _loose_width(theorem: str, variance: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """Upper end divided by lower end of the interval that bounds the variance step by step.
+
+    It allows the variance to grow and to shrink by ``e^{tR}`` all the way from p to q, and
+    is what this book used before the sharp one: ``V(e^{±R} − 1 ∓ R)/R²`` and R²/8
+    (Theorem 3), ``1 − exp(−V/2·((e^{±R} − 1)/R)²)`` and ``1 − 1/cosh(R/2)`` (Theorem 2).
+    """
+    safe = np.where(spread > 0, spread, 1.0)
+    logs = np.log(variance)
+    if theorem == "T3":
+        grow, shrink = (theory.log_kernel(torch.as_tensor(s * safe)).numpy() for s in (1, -1))
+        log_ratio = np.minimum(grow, np.log(safe**2 / 8) - logs) - shrink
+    else:
+        growth = safe + np.log(-np.expm1(-safe)) - np.log(safe)
+        most = -np.expm1(-np.exp(np.minimum(logs - np.log(2) + 2 * growth, 700)))
+        half = np.exp(-safe / 2)
+        most = np.minimum(most, np.expm1(-safe / 2) ** 2 / (1 + half**2))
+        log_ratio = np.log(most) - np.log(-np.expm1(-variance / 2 * np.exp(2 * (growth - safe))))
+    return np.where(spread > 0, np.exp(log_ratio.clip(max=690)), 1.0)
 
 
 def _at(frame: pd.DataFrame, lens: str) -> pd.DataFrame:
@@ -157,10 +181,11 @@ def summarise(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     ``pearson``, ``pearson_log`` (of the base-10 logarithms), ``spearman``,
     ``factor`` (:func:`site_factor`, decides the claim), ``within2`` (share of points with
     the estimate within a factor of 2, the mean over sites), ``ratio`` (median
-    estimate/measured), ``within10`` (share of points within 10 %), ``inside`` (share inside the proven interval, up to
-    its slack), ``width`` (median upper/lower of that interval, at most 1e300),
-    ``size`` and ``resolution`` (median), ``compared`` (share of points
-    large enough to compare, all statistics but ``inside`` and ``domain`` being over these),
+    estimate/measured), ``within10`` (share of points within 10 %), ``inside`` (share
+    inside the proven interval, up to its slack), ``width`` (median upper/lower of that interval, at most 1e300),
+    ``loose_width`` (the same of the looser one, T2 and T3), ``size`` and ``resolution``
+    (median), ``compared`` (share of points large
+    enough to compare, all statistics but ``inside`` and ``domain`` being over these),
     ``domain`` (share with α > −1); T1 adds ``refined_ratio``, ``refined_within10``.
     ``smaller_*`` and ``largest_*`` are the same over the half of the points with the
     smaller perturbations and over the tenth with the largest. ``worst_layer`` is the
@@ -185,6 +210,8 @@ def summarise(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     found["spearman"] = _pearson(kept["prompt_id"], ranks["estimate"], ranks["measured"], seed)
     found["size"] = _median(kept["prompt_id"], kept["size"], seed)
     found["width"] = _median(kept["prompt_id"], width, seed)
+    if "loose_width" in kept:
+        found["loose_width"] = _median(kept["prompt_id"], kept["loose_width"], seed)
     found["resolution"] = _median(who, rows["resolution"], seed)
     found |= _closeness(kept, seed)
     if "refined" in kept:  # α ≤ −1: no prediction, infinitely far off
@@ -413,6 +440,10 @@ def record(ch: Chapter, theorem: str, on_paper: pd.DataFrame, model: pd.DataFram
         else:
             ch.value(key, row.value, row.lo, row.hi, fmt=fmt)
     claim, panel = CLAIM[theorem]
+    if theorem == "T3":  # what R alone allows, at the median point
+        spread = float(summary.set_index(["panel", "statistic"])["value"][panel, "size"])
+        ch.value("t3.most", float(theory.kl_most(spread)), exact=True, fmt=".3g")
+        ch.value("t3.hoeffding", spread**2 / 8, exact=True, fmt=".3g")
     found = summary.set_index(["panel", "statistic"]).loc[(panel, "factor")]
     ch.claim(claim, *found[["value", "lo", "hi"]].astype(float))
     shown = summary.pivot(index="statistic", columns="panel", values="value")

@@ -89,6 +89,10 @@ def test_a_chapter_from_table_to_figures_to_claim(chapter, theorem):
     assert list(claims) == [theorems.CLAIM[theorem][0]]
     assert KEYS[theorem] in values and values[f"{name}.violations"]["value"] == 0
     assert values[f"{name}.search_violations"]["value"] == 0
+    if theorem != "T1":
+        panel = theorems.PANELS[theorem][0]
+        widths = [values[f"{name}.{panel}.{word}"]["value"] for word in ("width", "loose_width")]
+        assert 1 <= widths[0] < widths[1]
     worst = values[f"{name}.{theorems.CLAIM[theorem][1]}.worst_layer"]
     assert worst["value"] == 0 and worst["exact"]
     assert theorems.furthest_off(chapter, theorem, 2)["layer"].tolist()[0] == 0
@@ -114,6 +118,18 @@ def test_every_exact_trace_is_inside_its_interval(theorem):
         stats = theorems.summarise(rows).set_index("statistic")
         assert stats.loc["inside", "value"] == 1
         assert (stats["lo"] <= stats["hi"]).all()
+
+
+def test_the_looser_interval_is_the_one_that_was_used_before():
+    variance, spread = np.array([0.3, 1e-4, 0.0]), np.array([2.0, 0.5, 0.0])
+    v, r = variance[:2], spread[:2]
+    most = np.minimum(v * (np.exp(r) - 1 - r) / r**2, r**2 / 8)
+    least = v * (np.exp(-r) - 1 + r) / r**2
+    found = theorems._loose_width("T3", np.maximum(variance, 1e-28), spread)
+    assert found == pytest.approx(np.array([*(most / least), 1]))
+    ends = [1 - np.exp(-v / 2 * (np.expm1(s * r) / r) ** 2) for s in (1, -1)]
+    most = np.minimum(ends[0], 1 - 1 / np.cosh(r / 2))
+    assert theorems._loose_width("T2", v, r) == pytest.approx(most / ends[1])
 
 
 def test_on_model_uses_the_temperature():
