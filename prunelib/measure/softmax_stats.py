@@ -11,7 +11,7 @@ Speed on a CPU: the projections cost 2·d·V operations a point, and some twenty
 passes over the logits would cost as much again from main memory. Here they run
 on tiles that fit the second-level cache, one chunk a thread.
 
-Resolution: logits are float32, so each carries a rounding of eps·max|z|, and a
+Resolution: logits are float32, so each carries a rounding of eps·max|z|/T, and a
 deviation cannot be told from what that does to p: :func:`resolution`. 1 − cos p and
 both KLs are accurate to it and, where they are larger, to 1e-3 of their own size;
 equal inputs give exactly 0. A float64 weight makes everything float64.
@@ -36,13 +36,14 @@ ROUNDINGS = 4
 _POINT_SUMS, _PAIR_SUMS, _CAP_SUMS = 3, 8, 5
 
 
-def resolution(max_abs_z, temperature: float, dtype: torch.dtype = torch.float32):
-    """The smallest 1 − cos p or KL (nats) told from rounding: ``4·eps·max|z|/T``.
+def resolution(max_abs_z: Tensor, temperature: float, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The smallest 1 − cos p or KL (nats) told from rounding: ``4·eps·max(1, max|z|/T)``.
 
     ``max_abs_z`` is the largest absolute logit of the two vectors, any shape; ``dtype`` is
-    that of the logits. No shift is taken out first: z is rounded before it is shifted.
+    that of the logits. No shift is taken out first: z is rounded before it is shifted. The
+    1 is for the sums of exponentials, which are rounded too.
     """
-    return ROUNDINGS * torch.finfo(dtype).eps * max_abs_z / temperature
+    return ROUNDINGS * torch.finfo(dtype).eps * (max_abs_z / temperature).clamp(min=1)
 
 
 def pair_statistics(

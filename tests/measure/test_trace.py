@@ -180,14 +180,14 @@ def test_small_deviations_are_resolved(size, rtol):
     check(found[1.0], expected, rtol=2e-3, atol=5e-6)
 
 
-@pytest.mark.parametrize("scale", [1.0, 30.0, 600.0])
+@pytest.mark.parametrize("scale", [0.01, 1.0, 30.0, 600.0])
 def test_no_deviation_is_further_off_than_the_stated_resolution(scale):
     """Logits up to 600, as the raw lens has them: 1e-6 would not hold there."""
     head, exact = random_head(), Head(random_head().weight.double())
     worst = 0.0
     for step in (1e-5, 1e-2, 0.3):
         x = random_chains(step=step) * scale
-        temperatures = (1.0, 0.3)
+        temperatures = (1.0, 0.3, 20.0)
         found, _ = pair_statistics(x, head, **CHAIN, temperatures=temperatures)
         wanted, _ = pair_statistics(x.double(), exact, **CHAIN, temperatures=temperatures)
         z = (x.double() @ head.weight.double().T).abs().amax(-1)
