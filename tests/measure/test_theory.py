@@ -348,7 +348,7 @@ def oracle(z, dz):
 def test_exact_values_keep_their_digits_at_any_range(spread, far):
     """``far`` ±1: only an unlikely token moves far, the others by 1e-3 of a logit at most."""
     rng = np.random.default_rng(3)
-    z, dz = 3 * rng.normal(size=6), rng.normal(size=6)
+    z, dz = 12 * rng.normal(size=6), rng.normal(size=6)
     dz *= spread / np.ptp(dz) if far == 0 else min(spread, 1e-3)
     if far:
         z[0], dz[0] = z.max() - 30, dz[0] + far * spread
