@@ -162,7 +162,7 @@ def test_a_measured_claim_carries_its_number_verdict_and_notebook():
 
 
 def test_the_ledger_judges_again():
-    entry = {"value": 0.5, "lo": 0.4, "hi": 0.6, "exact": False, "verdict": "supported"}
+    entry = {"value": 3.0, "lo": 2.5, "hi": 3.5, "exact": False, "verdict": "supported"}
     assert claims.ledger({"claims": {"C1": entry}})[0]["verdict"] == "not supported"
 
 

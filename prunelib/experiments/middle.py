@@ -5,7 +5,7 @@ import pandas as pd
 
 from prunelib.experiments.chapter import Chapter
 from prunelib.experiments.layerwise import LENSES, middle_layer
-from prunelib.experiments.theorems import SLACK_ABSOLUTE, SLACK_RELATIVE, on_model
+from prunelib.experiments.theorems import inside, on_model
 from prunelib.measure.stats import bootstrap, correlation
 
 MEASURES = {
@@ -18,7 +18,7 @@ def theory_meets_measurement(ch: Chapter, measure: str, layer: int = -1, tempera
     """Measured and estimated deviation at every decoding position, and the paper's series.
 
     ``measure`` is ``cosine`` (1 − cos p, Theorem 2) or ``kl`` (KL(dense‖pruned), Theorem 3).
-    Columns: ``source, prompt_id, lens, step, measured, estimated, lower, upper``.
+    Columns: ``source, prompt_id, lens, step, measured, estimated, lower, upper, slack``.
     """
     from prunelib import paper
 
@@ -26,7 +26,7 @@ def theory_meets_measurement(ch: Chapter, measure: str, layer: int = -1, tempera
     traces = middle_layer(ch, layer, temperature)
     pieces = [on_model(traces, theorem, lens, temperature).assign(lens=lens) for lens in LENSES]
     ours = pd.concat(pieces, ignore_index=True).rename(columns={"position": "step", "estimate": "estimated"})
-    columns = ["source", "prompt_id", "lens", "step", "measured", "estimated", "lower", "upper"]
+    columns = ["source", "prompt_id", "lens", "step", "measured", "estimated", "lower", "upper", "slack"]
     ours = ours.assign(source="this model")[columns]
     measured, estimated = (paper.series(figure, name) for name in ("measured", "estimated"))
     both = measured.merge(estimated, on="x", suffixes=("_measured", "_estimated"))
@@ -61,9 +61,7 @@ def record(ch: Chapter, tables: dict[str, pd.DataFrame], layer: int = -1) -> pd.
             found = agreement(ours, ch.seed)
             ch.values({f"middle.{measure}.{lens}.{k}": v for k, v in found.items()}, fmt=".3f")
             # The interval theorem is exact; the float32 rounding of the trace is allowed for.
-            slack = SLACK_ABSOLUTE + SLACK_RELATIVE * ours["measured"]
-            inside = ours["measured"].between(ours["lower"] - slack, ours["upper"] + slack)
-            ch.value(f"middle.{measure}.{lens}.inside", inside.mean(), exact=True, fmt=".1%")
+            ch.value(f"middle.{measure}.{lens}.inside", inside(ours).mean(), exact=True, fmt=".1%")
             for name, (value, lo, hi) in found.items():
                 row = {"measure": measure, "lens": lens, "statistic": name, "value": value}
                 rows.append(row | {"lo": lo, "hi": hi, "paper": theirs[name]})

@@ -139,9 +139,7 @@ def envelope(theorem: str, quantity: str, size) -> tuple[np.ndarray, np.ndarray]
         cosine = np.sqrt(1 - size**2)
         return 2 * cosine**2 / (1 + cosine), np.ones_like(size)
     if theorem == "T2":
-        half = size**2 / 8  # the largest V/2 that a range R allows (Popoviciu)
-        low = -np.expm1(-half * (np.expm1(-size) / size) ** 2) / half
-        return low, (np.expm1(size) / size) ** 2
+        return (np.expm1(-size) / size) ** 2, (np.expm1(size) / size) ** 2
     kernel = [2 * theory.log_kernel(torch.as_tensor(s * size)).exp().numpy() for s in (-1, 1)]
     return kernel[0], kernel[1]
 

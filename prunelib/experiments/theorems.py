@@ -7,6 +7,7 @@ model, the estimate of a theorem is held against the measured deviation at each
 
 import numpy as np
 import pandas as pd
+import torch
 
 from prunelib.errors import PrunelibError
 from prunelib.experiments import layerwise
@@ -25,16 +26,19 @@ KL (``reverse`` is KL(pruned‖dense)). Also the middle part of the value keys."
 
 CLAIM = {"T1": ("C1", "h"), "T2": ("C2", "normed"), "T3": ("C3", "normed")}
 
-SLACK_ABSOLUTE, SLACK_RELATIVE = 2e-6, 1e-4
-"""Rounding of the float32 trace: a point counts as inside its interval if it is no further
-out than this, and no value below the absolute part is told from it."""
+# Theorem 1 reads alpha and beta, which the trace holds in float64; sums over capped logits are
+# float32, and a table does not say whether z is capped. 1 − cos p and the KL bring their own.
+_RESOLUTION = {"h": 1e-12, "z": 1e-6}
+_RELATIVE = {"T1": 1e-9, "T2": 1e-3, "T3": 1e-3}
 
 # Weights below 1e-38 vanish in the trace; 1e5 tokens of that weight and (Δz)² = 1e5 add up to
 # this. A bound that multiplies the variance by e^R must not take it for 0.
 _UNDERFLOW = 1e-28
 _INDEX = ["prompt_id", "position", "layer", "sublayer"]
+_SITE = ["layer", "sublayer"]
 _BIN = 0.1  # width of a histogram bin, in decades
 _STRIP = 0.5  # width of a strip whose median is drawn, in decades
+_WITHIN = 2.0  # the factor that counts as near
 _FEW = 20  # a strip with fewer points has no median
 
 
@@ -94,8 +98,10 @@ def on_model(traces, theorem: str, panel: str, temperature: float = 1.0) -> pd.D
 
     ``traces`` has the frames ``h, z, p`` of ``experiments.layerwise``. Columns:
     ``prompt_id, position, layer, sublayer, estimate, measured, lower, upper,
-    size``; T1 adds ``refined`` (γ²/2). Outside the domain of Theorem 1 (α ≤ −1)
-    ``lower``, ``upper`` and ``refined`` are NaN.
+    size, resolution, slack``; T1 adds ``refined`` (γ²/2), the others ``loose_width``. Outside the domain of
+    Theorem 1 (α ≤ −1) ``lower``, ``upper`` and ``refined`` are NaN. No value below
+    ``resolution`` is told from rounding, and ``slack`` is all that rounding may have
+    moved ``measured`` (:func:`prunelib.measure.softmax_stats.resolution`).
     """
     if theorem == "T1":
         space, _, lens = panel.partition(".")
@@ -111,19 +117,43 @@ def on_model(traces, theorem: str, panel: str, temperature: float = 1.0) -> pd.D
     else:
         bounds, measured, variance = theory.kl_bounds, "kl_dense_pruned", "var_p"
     spread = frame["range_dz"].to_numpy()
-    found = bounds(frame[variance].to_numpy().clip(min=_UNDERFLOW), spread, temperature)
-    rows = _rows(frame, frame[measured], found)
-    return rows.assign(size=spread / temperature)
+    var = frame[variance].to_numpy().clip(min=_UNDERFLOW)
+    found = bounds(var, spread, temperature)
+    loose = _loose_width(theorem, var / temperature**2, spread / temperature)
+    rows = _rows(frame, frame[measured], found, frame["resolution"].to_numpy(), _RELATIVE[theorem])
+    return rows.assign(size=spread / temperature, loose_width=loose)
+
+
+def _loose_width(theorem: str, variance: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """Upper end divided by lower end of the interval that bounds the variance step by step.
+
+    It allows the variance to grow and to shrink by ``e^{tR}`` all the way from p to q, and
+    is what this book used before the sharp one: ``V(e^{±R} − 1 ∓ R)/R²`` and R²/8
+    (Theorem 3), ``1 − exp(−V/2·((e^{±R} − 1)/R)²)`` and ``1 − 1/cosh(R/2)`` (Theorem 2).
+    """
+    safe = np.where(spread > 0, spread, 1.0)
+    logs = np.log(variance)
+    if theorem == "T3":
+        grow, shrink = (theory.log_kernel(torch.as_tensor(s * safe)).numpy() for s in (1, -1))
+        log_ratio = np.minimum(grow, np.log(safe**2 / 8) - logs) - shrink
+    else:
+        growth = safe + np.log(-np.expm1(-safe)) - np.log(safe)
+        most = -np.expm1(-np.exp(np.minimum(logs - np.log(2) + 2 * growth, 700)))
+        half = np.exp(-safe / 2)
+        most = np.minimum(most, np.expm1(-safe / 2) ** 2 / (1 + half**2))
+        log_ratio = np.log(most) - np.log(-np.expm1(-variance / 2 * np.exp(2 * (growth - safe))))
+    return np.where(spread > 0, np.exp(log_ratio.clip(max=690)), 1.0)
 
 
 def _at(frame: pd.DataFrame, lens: str) -> pd.DataFrame:
     return frame[frame["lens"] == lens]
 
 
-def _rows(frame: pd.DataFrame, measured: pd.Series, bounds) -> pd.DataFrame:
+def _rows(frame, measured: pd.Series, bounds, resolution, relative: float) -> pd.DataFrame:
     estimate, lower, upper = bounds
-    columns = {"estimate": estimate, "measured": measured.to_numpy(), "lower": lower}
-    return frame[_INDEX].reset_index(drop=True).assign(**columns, upper=upper)
+    columns = {"estimate": estimate, "measured": measured.to_numpy(), "lower": lower, "upper": upper}
+    rows = frame[_INDEX].reset_index(drop=True).assign(**columns, resolution=resolution)
+    return rows.assign(slack=rows["resolution"] + relative * rows["measured"])
 
 
 def _cosine_rows(frame: pd.DataFrame, space: str) -> pd.DataFrame:
@@ -132,38 +162,46 @@ def _cosine_rows(frame: pd.DataFrame, space: str) -> pd.DataFrame:
     valid = alpha > -1
     kept = theory.cosine_bounds(np.where(valid, alpha, 0.0), beta)
     lower, upper = (np.where(valid, bound, np.nan) for bound in kept[1:])
-    rows = _rows(frame, frame[f"one_minus_cos_{space}"], (kept[0], lower, upper))
+    bounds = kept[0], lower, upper
+    measured = frame[f"one_minus_cos_{space}"]
+    rows = _rows(frame, measured, bounds, _RESOLUTION[space], _RELATIVE["T1"])
     refined = beta**2 / (2 * np.where(valid, 1 + alpha, np.nan) ** 2)
     return rows.assign(size=np.hypot(alpha, beta), refined=refined)
+
+
+def inside(rows: pd.DataFrame) -> pd.Series:
+    """Points whose measurement is in the proven interval, up to the rounding of the trace."""
+    slack = rows["slack"]
+    return rows["measured"].between(rows["lower"] - slack, rows["upper"] + slack)
 
 
 def summarise(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Agreement of estimate and measurement: ``statistic, value, lo, hi`` (95 %, over prompts).
 
     ``pearson``, ``pearson_log`` (of the base-10 logarithms), ``spearman``,
-    ``ratio`` (median estimate/measured), ``within10`` (share of points with the
-    estimate within 10 %), ``inside`` (share inside the proven interval, up to
-    the slack stated above), ``width`` (median upper/lower of that interval, at most 1e300),
-    ``size`` (median), ``compared`` (share of points
-    large enough to compare, all statistics but ``inside`` and ``domain`` being over these),
+    ``factor`` (:func:`site_factor`, decides the claim), ``within2`` (share of points with
+    the estimate within a factor of 2, the mean over sites), ``ratio`` (median
+    estimate/measured), ``within10`` (share of points within 10 %), ``inside`` (share
+    inside the proven interval, up to its slack), ``width`` (median upper/lower of that interval, at most 1e300),
+    ``loose_width`` (the same of the looser one, T2 and T3), ``size`` and ``resolution``
+    (median), ``compared`` (share of points large
+    enough to compare, all statistics but ``inside`` and ``domain`` being over these),
     ``domain`` (share with α > −1); T1 adds ``refined_ratio``, ``refined_within10``.
     ``smaller_*`` and ``largest_*`` are the same over the half of the points with the
     smaller perturbations and over the tenth with the largest. ``worst_layer`` is the
-    layer with the estimate furthest off (median |log ratio|), ``rest_pearson_log`` the
-    correlation without it.
+    layer with the estimate furthest off (median |log ratio|); ``later_*`` leaves out the
+    first layer.
     """
     who = rows["prompt_id"]
-    slack = SLACK_ABSOLUTE + SLACK_RELATIVE * rows["measured"]
     domain = rows["upper"].notna()
-    inside = rows["measured"].between(rows["lower"] - slack, rows["upper"] + slack)
     usable = comparable(rows)
     kept = resolved(rows)
     if kept.empty:
-        raise PrunelibError(f"no deviation is above {SLACK_ABSOLUTE:g}: nothing to compare")
+        raise PrunelibError("no deviation is above the rounding of the trace: nothing to compare")
     # Before dividing, so that neither end makes an infinity; outside the domain there is no end.
     width = (kept["upper"].fillna(1) / kept["lower"].fillna(0).clip(lower=1e-300)).clip(upper=1e300)
     found = {
-        "inside": share(inside[domain], who[domain]),
+        "inside": share(inside(rows)[domain], who[domain]),
         "domain": share(domain, who),
         "compared": share(usable, who),
     }
@@ -172,6 +210,9 @@ def summarise(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     found["spearman"] = _pearson(kept["prompt_id"], ranks["estimate"], ranks["measured"], seed)
     found["size"] = _median(kept["prompt_id"], kept["size"], seed)
     found["width"] = _median(kept["prompt_id"], width, seed)
+    if "loose_width" in kept:
+        found["loose_width"] = _median(kept["prompt_id"], kept["loose_width"], seed)
+    found["resolution"] = _median(who, rows["resolution"], seed)
     found |= _closeness(kept, seed)
     if "refined" in kept:  # α ≤ −1: no prediction, infinitely far off
         refined = kept.assign(estimate=kept["refined"].fillna(np.inf))
@@ -180,11 +221,66 @@ def summarise(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     halves["largest"] = kept["size"] >= kept["size"].quantile(0.9)
     for name, chosen in halves.items():
         found |= {f"{name}_{k}": v for k, v in _closeness(kept[chosen], seed).items()}
-    worst = by_layer(kept)["off"].idxmax()
-    found["worst_layer"] = (float(worst),) * 3
-    found["rest_pearson_log"] = _closeness(kept[kept["layer"] != worst], seed)["pearson_log"]
+    found["worst_layer"] = (float(by_layer(kept)["off"].idxmax()),) * 3
+    later = kept[kept["layer"] > 0]
+    found["later_pearson_log"] = _closeness(later, seed)["pearson_log"]
+    for name, chosen in (("", kept), ("later_", later)):
+        found[f"{name}factor"] = site_factor(chosen, seed)
+        found[f"{name}within2"] = _site_share(chosen, seed)
     records = [(name, *numbers) for name, numbers in found.items()]
     return pd.DataFrame(records, columns=["statistic", "value", "lo", "hi"])
+
+
+def site_factor(rows: pd.DataFrame, seed: int = 0) -> tuple[float, float, float]:
+    """How many times too large or too small the estimate typically is: 1 is exact.
+
+    Median of |log(estimate/measured)| over the points of a site (layer and sublayer), then
+    over the sites, as a factor, with a 95 % interval over prompts. Every site has the same
+    weight, and a few of them, however far off, do not decide.
+    """
+    if rows.empty:
+        return (np.nan,) * 3
+    off = _by_prompt_and_site(rows, np.log(rows["estimate"] / rows["measured"]).abs())
+
+    def typical(chosen: np.ndarray) -> float:
+        sites = np.sort(off[chosen].swapaxes(0, 1).reshape(off.shape[1], -1))  # NaN comes last
+        count = np.isfinite(sites).sum(1)
+        sites, count = sites[count > 0], count[count > 0]
+        each = np.arange(len(sites))
+        return float(np.exp(np.median((sites[each, (count - 1) // 2] + sites[each, count // 2]) / 2)))
+
+    return _over_prompts(len(off), typical, seed)
+
+
+def _site_share(rows: pd.DataFrame, seed: int) -> tuple[float, float, float]:
+    if rows.empty:
+        return (np.nan,) * 3
+    near = np.log(rows["estimate"] / rows["measured"]).abs() <= np.log(_WITHIN)
+    table = _by_prompt_and_site(rows, near.astype(float))
+    hits, count = np.nansum(table, 2), np.isfinite(table).sum(2)
+
+    def share(chosen: np.ndarray) -> float:
+        points = count[chosen].sum(0)
+        return float(np.mean(hits[chosen].sum(0)[points > 0] / points[points > 0]))
+
+    return _over_prompts(len(table), share, seed)
+
+
+def _by_prompt_and_site(rows: pd.DataFrame, x: pd.Series) -> np.ndarray:
+    """``x`` as [prompts, sites, points of both], NaN where there are fewer points."""
+    frame = pd.DataFrame({
+        "prompt": pd.factorize(rows["prompt_id"])[0],
+        "site": rows.groupby(_SITE, sort=False).ngroup().to_numpy(),
+    })
+    frame["point"] = frame.groupby(["prompt", "site"]).cumcount()
+    table = np.full(tuple(frame.max() + 1), np.nan)
+    table[tuple(frame.to_numpy().T)] = x
+    return table
+
+
+def _over_prompts(count: int, statistic, seed: int) -> tuple[float, float, float]:
+    prompts = pd.DataFrame({"prompt_id": range(count)})
+    return bootstrap(prompts, lambda f: statistic(f["prompt_id"].to_numpy()), seed=seed)
 
 
 def _closeness(rows: pd.DataFrame, seed: int) -> dict[str, tuple[float, float, float]]:
@@ -209,18 +305,18 @@ def by_layer(rows: pd.DataFrame, by: str | list[str] = "layer") -> pd.DataFrame:
 
 
 def comparable(rows: pd.DataFrame) -> pd.Series:
-    """Points the trace resolves: estimate or measurement above the absolute slack.
+    """Points the trace resolves: estimate or measurement above its resolution.
 
     One of the two is enough: an estimate near 0 of a large deviation is a failure to show.
     """
-    return rows[["estimate", "measured"]].max(axis=1) > SLACK_ABSOLUTE
+    return rows[["estimate", "measured"]].max(axis=1) > rows["resolution"]
 
 
 def resolved(rows: pd.DataFrame) -> pd.DataFrame:
     """The comparable points, with values below the resolution raised to it."""
     rows = rows[comparable(rows)].copy()
     for name in {"estimate", "measured", "refined"} & set(rows):
-        rows[name] = rows[name].clip(lower=SLACK_ABSOLUTE)
+        rows[name] = rows[name].clip(lower=rows["resolution"])
     return rows
 
 
@@ -259,8 +355,8 @@ def density(rows: pd.DataFrame) -> pd.DataFrame:
 def strips(rows: pd.DataFrame) -> pd.DataFrame:
     """Median and 5 to 95 % of ``measured`` in strips of ``estimate`` half a decade wide."""
     rows = resolved(rows)
+    rows = rows[rows["estimate"] > rows["resolution"]]  # not those raised to it
     strip = np.floor(np.log10(rows["estimate"]) / _STRIP)
-    rows = rows[strip > np.log10(SLACK_ABSOLUTE) / _STRIP]  # whole strips above the resolution
     found = rows.groupby(strip)["measured"].quantile([0.05, 0.5, 0.95]).unstack()
     found = found[rows.groupby(strip).size() >= _FEW]
     centre = 10 ** ((found.index.to_numpy() + 0.5) * _STRIP)
@@ -300,7 +396,7 @@ def furthest_off(ch: Chapter, theorem: str, count: int = 5) -> pd.DataFrame:
     Columns ``layer, sublayer`` and the medians of :func:`by_layer` over prompts and positions.
     """
     rows = resolved(on_model(layerwise.layerwise(ch), theorem, CLAIM[theorem][1]))
-    table = by_layer(rows, ["layer", "sublayer"]).reset_index()
+    table = by_layer(rows, _SITE).reset_index()
     return table.nlargest(count, "off").drop(columns="off").reset_index(drop=True)
 
 
@@ -312,8 +408,9 @@ def _content(traces) -> list[str]:
 
 # ------------------------------------------------------------------ what the claims say
 
-_FORMATS = {"ratio": ".3g", "width": ".3g", "size": ".3g", "worst_layer": "d", "points": ",d"}
-_FORMATS |= dict.fromkeys(("within10", "inside", "domain", "compared"), ".1%")
+_FORMATS = {"ratio": ".3g", "factor": ".2f", "width": ".3g", "size": ".3g", "worst_layer": "d", "points": ",d",
+            "resolution": ".1e"}
+_FORMATS |= dict.fromkeys(("within10", "within2", "inside", "domain", "compared"), ".1%")
 
 
 def record(ch: Chapter, theorem: str, on_paper: pd.DataFrame, model: pd.DataFrame) -> pd.DataFrame:
@@ -343,7 +440,11 @@ def record(ch: Chapter, theorem: str, on_paper: pd.DataFrame, model: pd.DataFram
         else:
             ch.value(key, row.value, row.lo, row.hi, fmt=fmt)
     claim, panel = CLAIM[theorem]
-    found = summary.set_index(["panel", "statistic"]).loc[(panel, "pearson_log")]
+    if theorem == "T3":  # what R alone allows, at the median point
+        spread = float(summary.set_index(["panel", "statistic"])["value"][panel, "size"])
+        ch.value("t3.most", float(theory.kl_most(spread)), exact=True, fmt=".3g")
+        ch.value("t3.hoeffding", spread**2 / 8, exact=True, fmt=".3g")
+    found = summary.set_index(["panel", "statistic"]).loc[(panel, "factor")]
     ch.claim(claim, *found[["value", "lo", "hi"]].astype(float))
     shown = summary.pivot(index="statistic", columns="panel", values="value")
     return shown[list(PANELS[theorem])]

@@ -286,7 +286,8 @@ def _panel(ax, data: pd.DataFrame, norm: LogNorm, style: Style):
     numbers = _numbers(data)
     ax.text(
         0.97, 0.04,
-        f"log r = {numbers['pearson_log']:.3f}\nest./meas. = {numbers['ratio']:.2f}\n"
+        f"off ×{numbers['factor']:.3g}, log r = {numbers['pearson_log']:.3f}\n"
+        f"est./meas. = {numbers['ratio']:.2f}\n"
         f"inside {numbers['inside']:.1%}, width ×{numbers['width']:.3g}",
         transform=ax.transAxes, ha="right", va="bottom", fontsize=7.5,
         bbox={"facecolor": style.page, "edgecolor": "none", "alpha": 0.8, "pad": 1.5},
@@ -304,21 +305,24 @@ def _model_text(data: pd.DataFrame, what: str, main: str) -> tuple[str, str]:
     n = stats[main]
     useless = ", too wide to say much" if n["width"] > 10 else ""
     caption = (
-        f"On the real model the estimate of {what} is {n['ratio']:.2f} times the measured value at "
-        f"the median point; the correlation of their logarithms is {n['pearson_log']:.3f} over all "
-        f"sublayers and {n['rest_pearson_log']:.3f} without layer {int(n['worst_layer'])}, where "
-        f"the estimate is furthest off ({_PANELS[main]}, {int(n['points']):,} points). "
-        f"{n['within10']:.0%} of the estimates are within 10 %. "
+        f"On the real model the estimate of {what} is typically off by a factor of "
+        f"{n['factor']:.2f} (median over points, then over sublayers; {_PANELS[main]}, "
+        f"{int(n['points']):,} points), furthest in layer {int(n['worst_layer'])}; the correlation "
+        f"of the logarithms is {n['pearson_log']:.3f} over all sublayers and "
+        f"{n['later_pearson_log']:.3f} without the first layer. "
+        f"{n['within2']:.0%} of the estimates are within a factor of 2 (equal weight to every "
+        f"sublayer). "
         f"{n['inside']:.1%} of the measurements are inside the proven interval, whose ends differ "
         f"by a factor of {n['width']:.3g} at the median point{useless}. *How to read.* Each cell "
         f"counts (prompt, position, layer, sublayer) points, one sublayer dropped at a time, "
         f"$T = 1$; on the diagonal the estimate is right. Dots: median of the measured values at "
-        f"that estimate, bars: 5 to 95 %. In the corner: correlation of the logarithms, median "
-        f"estimate/measured, share inside the interval and the median width of the interval. "
-        f"Values below the resolution of the trace are drawn at it."
+        f"that estimate, bars: 5 to 95 %. In the corner: typical factor, correlation of the logarithms, "
+        f"median estimate/measured, share inside the interval and the median width of the interval. "
+        f"Values below the resolution of their point are drawn at it."
     )
     listed = "; ".join(
-        f"{_PANELS[panel]}: log correlation {s['pearson_log']:.3f}, median ratio "
+        f"{_PANELS[panel]}: typically off by a factor of {s['factor']:.2f}, log correlation "
+        f"{s['pearson_log']:.3f}, median ratio "
         f"{s['ratio']:.3g}, within 10 % {s['within10']:.1%}, inside interval {s['inside']:.1%}"
         for panel, s in stats.items()
     )

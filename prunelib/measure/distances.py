@@ -19,14 +19,23 @@ def decompose(x: Tensor, dx: Tensor) -> tuple[Tensor, Tensor]:
     NaN where ``x = 0``, which has no direction.
     """
     x, dx = x.double(), dx.double()
-    # Scaled by the norm first: a massive activation must not overflow when squared.
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    # Scaled first: a massive activation must not overflow when squared, nor a tiny one vanish.
+    scale = x.abs().amax(-1, keepdim=True)
+    x, dx = x / scale, dx / scale
+    norm = _norm(x)
     unit, dx = x / norm, dx / norm
     alpha = (dx * unit).sum(-1, keepdim=True)
     across = dx - alpha * unit
     # A second projection removes what rounding left along x when Δx is nearly parallel to it.
     across = across - (across * unit).sum(-1, keepdim=True) * unit
-    return alpha.squeeze(-1), torch.linalg.vector_norm(across, dim=-1)
+    return alpha.squeeze(-1), _norm(across).squeeze(-1)
+
+
+def _norm(x: Tensor) -> Tensor:
+    """Euclidean length ``[..., 1]`` of ``[..., n]``, without overflow or underflow of squares."""
+    scale = x.abs().amax(-1, keepdim=True)
+    length = scale * torch.linalg.vector_norm(x / scale, dim=-1, keepdim=True)
+    return torch.where(scale > 0, length, scale)
 
 
 def cosine_from_parts(alpha: Tensor, beta: Tensor) -> Tensor:
@@ -34,7 +43,7 @@ def cosine_from_parts(alpha: Tensor, beta: Tensor) -> Tensor:
     along = 1 + alpha
     length = torch.hypot(along, beta)
     # β²/(s(s+1+α)) is the same number without the cancellation, while 1 + α > 0.
-    stable = beta.square() / (length * (length + along.clamp(min=0)))
+    stable = (beta / length) * (beta / (length + along.clamp(min=0)))
     return torch.where(along > 0, stable, 1 - along / length)
 
 

@@ -11,9 +11,10 @@ Speed on a CPU: the projections cost 2·d·V operations a point, and some twenty
 passes over the logits would cost as much again from main memory. Here they run
 on tiles that fit the second-level cache, one chunk a thread.
 
-Resolution: sums are float32 in a tile and float64 above it. 1 − cos p and both
-KLs are accurate to about 1e-6 absolute, variances to about 1e-4 of their own
-size; equal inputs give exactly 0. A float64 weight makes everything float64.
+Resolution: logits are float32, so each carries a rounding of eps·max|z|/T, and a
+deviation cannot be told from what that does to p: :func:`resolution`. 1 − cos p and
+both KLs are accurate to it and, where they are larger, to 1e-3 of their own size;
+equal inputs give exactly 0. A float64 weight makes everything float64.
 """
 
 import math
@@ -26,10 +27,23 @@ from prunelib.measure.tiles import Plan, Workspace, plan_tiles, workers
 
 PAIR_COLUMNS = (
     "one_minus_cos_p", "kl_dense_pruned", "kl_pruned_dense", "var_r", "var_p", "var_q",
-    "range_dz", "entropy_dense", "pmax_dense", "top1_same",
+    "range_dz", "entropy_dense", "pmax_dense", "top1_same", "resolution",
 )  # fmt: skip
 
+ROUNDINGS = 4
+"""Roundings of a logit that a deviation may be off by (seen on the default model: less)."""
+
 _POINT_SUMS, _PAIR_SUMS, _CAP_SUMS = 3, 8, 5
+
+
+def resolution(max_abs_z: Tensor, temperature: float, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The smallest 1 − cos p or KL (nats) told from rounding: ``4·eps·max(1, max|z|/T)``.
+
+    ``max_abs_z`` is the largest absolute logit of the two vectors, any shape; ``dtype`` is
+    that of the logits. No shift is taken out first: z is rounded before it is shifted. The
+    1 is for the sums of exponentials, which are rounded too.
+    """
+    return ROUNDINGS * torch.finfo(dtype).eps * (max_abs_z / temperature).clamp(min=1)
 
 
 def pair_statistics(
@@ -49,7 +63,7 @@ def pair_statistics(
     cannot give (else None). Extra memory stays below ``max_bytes``; PrunelibError
     where that is impossible.
     """
-    sums = 3 + len(temperatures) * (_POINT_SUMS + _PAIR_SUMS) + _CAP_SUMS * (head.cap is not None)
+    sums = 4 + len(temperatures) * (_POINT_SUMS + _PAIR_SUMS) + _CAP_SUMS * (head.cap is not None)
     plan = plan_tiles(chains, head, sums, max_bytes)
     parts = []
     with torch.no_grad(), workers(plan, chains.device) as run:
@@ -84,7 +98,7 @@ def _block_tables(
     k_pairs = len(range(points)[pruned])
     capped = head.cap is not None
     n_t = len(temperatures)
-    point = x.new_empty(plan.chunks, n_tiles, 1 + _POINT_SUMS * n_t, n, points)
+    point = x.new_empty(plan.chunks, n_tiles, 2 + _POINT_SUMS * n_t, n, points)
     n_pair = 2 + _PAIR_SUMS * n_t + (_CAP_SUMS if capped else 0)
     pair = x.new_empty(plan.chunks, n_tiles, n_pair, n, k_pairs)
 
@@ -135,7 +149,7 @@ class _Buffers:
 def _tile(views, point, pair, buffers: _Buffers, temperatures, capped: bool) -> None:
     """Summarise logits ``z`` [n, P, C], which are overwritten.
 
-    ``point`` [1 + 3·n_T, n, P]: max z; for each T Σe, Σe·t, Σe² with t = z − max.
+    ``point`` [2 + 3·n_T, n, P]: max z, min z; for each T Σe, Σe·t, Σe² with t = z − max.
     ``pair`` [2 + 8·n_T, n, K], d = t_pruned − t_dense: max d, min d; for each T
     Σ e_d·e_p and its max; c, the mean of d by e_d; with d' = d − c: Σ e_d²·d'²,
     Σ e_d·d'², Σ e_d²·d'; c', the mean of d' by e_p, and Σ e_p·(d' − c')². Centred,
@@ -149,6 +163,7 @@ def _tile(views, point, pair, buffers: _Buffers, temperatures, capped: bool) -> 
         _cap_sums(z_dense, z_pruned, pair[-_CAP_SUMS:], b)
     highest = next(points)
     torch.amax(z, -1, out=highest)
+    torch.amin(z, -1, out=next(points))
     z.sub_(highest.unsqueeze(-1))
     torch.sub(z_pruned, z_dense, out=b.d)
     torch.amax(b.d, -1, out=next(pairs))
@@ -212,7 +227,7 @@ def _merge(point, pair, dense, pruned, temperature, k, same) -> dict[str, Tensor
     highest = point[:, 0].double()
     offset = highest - highest.amax(0)
     factor = (offset * inv).exp()
-    first = 1 + _POINT_SUMS * k
+    first = 2 + _POINT_SUMS * k
     total, weighted, squared = (point[:, first + i].double() for i in range(_POINT_SUMS))
     norm = (factor * total).sum(0)
     norm2 = (factor.square() * squared).sum(0)
@@ -233,6 +248,7 @@ def _merge(point, pair, dense, pruned, temperature, k, same) -> dict[str, Tensor
     cosine = overlap / (norm2[..., dense] * norm2[..., pruned]).sqrt()
     log_ratio = norm_p.log() - norm_d.log()
     gap = highest[..., pruned] - highest[..., dense]
+    size = torch.maximum(highest.abs(), point[:, 1].double().abs()).amax(0)
     deviations = {
         "one_minus_cos_p": 1 - cosine,
         "kl_dense_pruned": log_ratio - mean_p * inv,
@@ -248,6 +264,9 @@ def _merge(point, pair, dense, pruned, temperature, k, same) -> dict[str, Tensor
         "entropy_dense": (norm.log() - mean_t * inv).clamp(min=0)[..., dense].expand(same.shape),
         "pmax_dense": (1 / norm)[..., dense].expand(same.shape),
         "top1_same": (tops.any(0) | same).double(),
+        "resolution": resolution(
+            torch.maximum(size[..., dense], size[..., pruned]), temperature, point.dtype
+        ),
     }
     # Equal inputs may land in different places of a projection and differ in the last bit.
     zeroed = {n: v.clamp(min=0).masked_fill(same, 0.0) for n, v in deviations.items()}

@@ -11,6 +11,7 @@ Everything is computed in float64. Temperature ``T`` divides logits; ``x = Δz/T
 and ``R = max x − min x`` are in units of one e-fold of probability.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from prunelib.errors import PrunelibError
+from prunelib.measure.distances import cosine_from_parts, decompose
 
 DIRECTIONS = ("dense_pruned", "pruned_dense")
 """KL(dense‖pruned) and KL(pruned‖dense); the first name is the base of the variance."""
@@ -25,6 +27,10 @@ DIRECTIONS = ("dense_pruned", "pruned_dense")
 # A variance may underflow (all mass on one token) while R is large; no bound from above may then
 # take it for 0, so it counts as at least the smallest normal number.
 _TINY = torch.finfo(torch.float64).tiny
+
+# Rounding of V/R² in float64 that the intervals allow for. Near its largest value, 1/4, they depend
+# on the square root of what is missing.
+_ROUNDING = 64 * torch.finfo(torch.float64).eps
 
 # 1/(k+2)!, k = 17 … 0: below 1e-18 at |x| = 1, where the closed form takes over.
 _SERIES = tuple(1.0 / torch.lgamma(torch.tensor(k + 3.0, dtype=torch.float64)).exp().item()
@@ -56,21 +62,11 @@ def cosine_theorem(h: Tensor, dh: Tensor) -> Bound:
     (the perturbed vector no longer points to the side of ``h``).
     """
     h, dh = _pair(h, dh, "h", "dh")
-    norm = torch.linalg.vector_norm(h, dim=-1, keepdim=True)
-    if (norm == 0).any():
+    if (h == 0).all(-1).any():
         raise PrunelibError("Theorem 1 needs h ≠ 0: a zero vector has no direction")
-    unit = h / norm
-    along = (dh * unit).sum(-1, keepdim=True)
-    across = dh - along * unit
-    # A second projection removes what rounding left along h when Δh is nearly parallel to it.
-    across = across - (across * unit).sum(-1, keepdim=True) * unit
-    alpha = (along / norm).squeeze(-1)
-    beta = torch.linalg.vector_norm(across, dim=-1) / norm.squeeze(-1)
+    alpha, beta = decompose(h, dh)
     estimate, lower, upper = cosine_bounds(alpha, beta)
-    gamma = beta / (1 + alpha)
-    root = torch.hypot(torch.ones_like(gamma), gamma)
-    exact = (gamma / root) * (gamma / (1 + root))  # = 1 − 1/root without the cancellation
-    return Bound(estimate, exact, lower, upper)
+    return Bound(estimate, cosine_from_parts(alpha, beta), lower, upper)
 
 
 def cosine_bounds(alpha, beta):
@@ -97,34 +93,35 @@ def softmax_theorem(z: Tensor, dz: Tensor, temperature=1.0) -> Bound:
 
     ``p = softmax(z/T)``, ``p + Δp = softmax((z+Δz)/T)``. Shapes: ``z``, ``dz``
     ``[..., V]`` in logit units (broadcast), ``temperature`` a number or
-    ``[...]``; results ``[...]``, dimensionless. Exact value: ``−log cos =
-    ½ log E_r[e^{2x}] − log E_r[e^x]``, x = Δz/T. Interval: :func:`softmax_bounds`.
+    ``[...]``; results ``[...]``, dimensionless. Exact value: half the squared distance
+    of ``p/‖p‖`` and ``q/‖q‖``. Interval: :func:`softmax_bounds`.
 
     Raises PrunelibError for NaN or infinite input or ``T <= 0``.
     """
-    z, x = _logits(z, dz, temperature)
+    z, x = _logits(*_pair(z, dz, "z", "dz"), temperature)
     log_r = torch.log_softmax(2 * z, dim=-1)
-    minus_log_cos = _log_mean_exp(log_r, 2 * x) / 2 - _log_mean_exp(log_r, x)
-    bounds = softmax_bounds(_variance(log_r, x), _range(x), 1.0)
-    return Bound(bounds[0], -torch.expm1(-minus_log_cos.clamp(min=0)), *bounds[1:])
+    estimate, lower, upper = softmax_bounds(_variance(log_r, x), _range(x))
+    return Bound(estimate, _half_squared_distance(log_r, 2 * x), lower, upper)
 
 
 def softmax_bounds(var_r, range_dz, temperature=1.0):
     """Theorem 2 from statistics alone: ``(estimate, lower, upper)`` of ``1 − cos p``.
 
     ``var_r`` = Var_r(Δz) in squared logits, ``range_dz`` = max Δz − min Δz in
-    logits; any common shape, arrays or tensors. With V = var_r/T², R = range/T:
-    ``exp(−V/2·((e^R−1)/R)²) <= cos <= exp(−V/2·((1−e^{−R})/R)²)`` and
-    ``cos >= 1/cosh(R/2)``, the better of the two lower bounds being used.
+    logits; any common shape, arrays or tensors. With V = var_r/T², R = range/T the
+    lower end is the value of two tokens a distance R apart of which the rarer falls,
+    the upper end that of two of which the rarer rises, their variance being V or,
+    for the upper end, ``V* = R²/(4 cosh²(R/2))`` if that is less: from there on the
+    upper end is ``1 − 1/cosh(R/2)`` (Kantorovich, weighted). The lower end is best
+    possible, the upper up to V*.
     """
     (variance, spread), back = _scaled(var_r, range_dz, temperature)
-    log_growth = _log_growth(spread)
-    most = torch.exp(torch.log(variance.clamp(min=_TINY) / 2) + 2 * log_growth)  # inf: no bound
-    least = variance / 2 * torch.exp(2 * (log_growth - spread))
-    shrunk = torch.exp(-spread / 2)
-    kantorovich = torch.expm1(-spread / 2).square() / (1 + shrunk.square())  # 1 − 1/cosh(R/2)
-    upper = torch.minimum(-torch.expm1(-most), kantorovich)
-    return back(variance / 2, -torch.expm1(-least), upper)
+    pair = _two_tokens(variance, spread)
+    # At V* the rarer token has weight 1/(1 + e^R).
+    log_most = -torch.logaddexp(torch.zeros_like(spread), pair.distance)
+    least = _two_token_angle(pair.log_rare, -pair.distance)
+    most = _two_token_angle(torch.minimum(pair.log_rare, log_most), pair.distance)
+    return back(variance / 2, _unless_lost(variance, least), most)
 
 
 # ------------------------------------------------------------------ Theorem 3
@@ -139,12 +136,13 @@ def kl_theorem(z: Tensor, dz: Tensor, temperature=1.0, direction: str = "dense_p
     """
     if direction not in DIRECTIONS:
         raise PrunelibError(f"direction must be one of {', '.join(DIRECTIONS)}, not {direction!r}")
-    z, x = _logits(z, dz, temperature)
+    z, dz = _pair(z, dz, "z", "dz")
     if direction == "pruned_dense":  # the same theorem, walked back from q to p
-        z, x = z + x, -x
+        z, dz = z + dz, -dz
+    z, x = _logits(z, dz, temperature)
     log_base = torch.log_softmax(z, dim=-1)
-    bounds = kl_bounds(_variance(log_base, x), _range(x), 1.0)
-    return Bound(bounds[0], _log_mean_exp(log_base, x), *bounds[1:])
+    estimate, lower, upper = kl_bounds(_variance(log_base, x), _range(x))
+    return Bound(estimate, _log_mean_exp(log_base, x), lower, upper)
 
 
 def kl_bounds(var, range_dz, temperature=1.0):
@@ -152,13 +150,94 @@ def kl_bounds(var, range_dz, temperature=1.0):
 
     ``var`` = variance of Δz under the first distribution of the KL, in squared
     logits; ``range_dz`` in logits; any common shape, arrays or tensors. With
-    V = var/T², R = range/T: ``V(e^{−R}−1+R)/R² <= KL <= V(e^R−1−R)/R²`` and
-    ``KL <= R²/8``, the better of the two upper bounds being used.
+    V = var/T², R = range/T, ``b = (R + √(R² − 4V))/2`` and ``a = R − b``:
+    ``log((b e^a + a e^{−b})/R) <= KL <= log((b e^{−a} + a e^b)/R)``. Both ends are
+    best possible: they belong to two tokens a distance R apart.
     """
     (variance, spread), back = _scaled(var, range_dz, temperature)
-    most = torch.exp(torch.log(variance.clamp(min=_TINY)) + log_kernel(spread))  # inf: no bound
-    least = variance * torch.exp(log_kernel(-spread))
-    return back(variance / 2, least, torch.minimum(most, spread.square() / 8))
+    pair = _two_tokens(variance, spread)
+    least = _unless_lost(variance, _two_token_kl(pair, -1))
+    return back(variance / 2, least, _two_token_kl(pair, 1))
+
+
+def kl_most(range_dz, temperature=1.0):
+    """The largest KL, in nats, that a range R = range_dz/T of the change allows.
+
+    ``log((e^R − 1)/R) − 1 + R/(e^R − 1)``, the maximum over V of the upper end of
+    :func:`kl_bounds`; below R²/8 (Hoeffding's lemma), near ``R − log R − 1`` for
+    large R. Any shape, array or tensor.
+    """
+    (spread,), back = _statistics(range_dz=range_dz)
+    _non_negative(spread, "range_dz")
+    spread = spread / _temperature(temperature, spread.device)
+    # The weight of the token that rises. Being at a maximum, the KL forgives a small error in it.
+    large = torch.where(spread > 1e-4, spread, 1.0)
+    weight = torch.where(spread > 1e-4, 1 / large - 1 / torch.expm1(large), 0.5 - spread / 12)
+    variance = weight * (1 - weight) * spread * spread
+    return back(_two_token_kl(_two_tokens(variance, spread), 1))[0]
+
+
+class _TwoTokens(NamedTuple):
+    """Two tokens of weights ``a/R`` (rarer) and ``b/R``, changed by ``±b`` and ``∓a``.
+
+    With ``a·b = V`` and ``a + b = R`` their mean change is 0 and its variance V.
+    """
+
+    rare: Tensor  # b, how far the rarer token moves
+    common: Tensor  # a
+    distance: Tensor  # R
+    log_rare: Tensor  # log a/R
+    log_common: Tensor  # log b/R
+    log_variance: Tensor  # log V
+
+
+def _two_tokens(variance: Tensor, spread: Tensor) -> _TwoTokens:
+    """The pair of variance V and distance R, the latter rounded up; V is cut to R²/4."""
+    log_spread = torch.log(torch.where(spread > 0, spread, 1.0))
+    log_scaled = torch.log(variance.clamp(min=_TINY)) - 2 * log_spread
+    log_scaled = log_scaled.clamp(max=math.log(0.25))  # more is rounding (Popoviciu's inequality)
+    missing = (1 - 4 * log_scaled.exp()).clamp(min=0)
+    share = (1 + torch.sqrt(missing + _ROUNDING)) / 2  # b/R; any b that is too large is safe
+    log_rest = log_scaled - torch.log(share)
+    rest = log_rest.exp()
+    log_total = torch.log(share + rest)
+    nothing = spread <= 0
+    return _TwoTokens(
+        rare=spread * share,
+        common=spread * rest,
+        distance=spread * (share + rest),
+        log_rare=log_rest - log_total,
+        log_common=torch.log(share) - log_total,
+        log_variance=torch.where(nothing, -torch.inf, log_scaled + 2 * log_spread),
+    )
+
+
+def _unless_lost(variance: Tensor, lower: Tensor) -> Tensor:
+    """A variance too small for a normal number may be 0: nothing follows from below."""
+    return torch.where(variance < _TINY, 0.0, lower)
+
+
+def _two_token_kl(pair: _TwoTokens, sign: int) -> Tensor:
+    """Its KL, ``log E[e^y]`` with mean 0; the rarer token rises (sign 1) or falls (−1)."""
+    # log(1 + E[e^y − 1 − y]): nothing cancels.
+    log_sum = pair.log_variance + torch.logaddexp(
+        pair.log_rare + log_kernel(-sign * pair.common),
+        pair.log_common + log_kernel(sign * pair.rare),
+    )
+    return torch.logaddexp(log_sum, torch.zeros_like(log_sum))
+
+
+def _two_token_angle(log_weight: Tensor, move: Tensor) -> Tensor:
+    """``1 − cos`` if a token of weight δ (under r, given as log δ) moves by ``move``.
+
+    ``sin² = δ(1−δ)(e^move − 1)² / (1 − δ + δ e^{2 move})``, ``1 − cos = sin²/(1 + cos)``.
+    """
+    log_other = torch.log(-torch.expm1(log_weight))
+    log_square = torch.logaddexp(log_other, log_weight + 2 * move)
+    log_growth = torch.log(-torch.expm1(-move.abs())) + move.clamp(min=0)
+    square = torch.exp(log_weight + log_other + 2 * log_growth - log_square)
+    cosine = torch.exp(torch.logaddexp(log_other, log_weight + move) - log_square / 2)
+    return square / (1 + cosine)
 
 
 # ------------------------------------------------------------------ shared parts
@@ -181,13 +260,6 @@ def log_kernel(x: Tensor) -> Tensor:
     return torch.where(x < -1, below, torch.where(x > 1, above, torch.log(series)))
 
 
-def _log_growth(spread: Tensor) -> Tensor:
-    """``log((e^R − 1)/R)`` for R >= 0, without overflow; 0 at R = 0."""
-    safe = torch.where(spread > 0, spread, 1.0)
-    value = safe + torch.log(-torch.expm1(-safe)) - torch.log(safe)
-    return torch.where(spread > 0, value, 0.0)
-
-
 def _log_mean_exp(log_base: Tensor, x: Tensor) -> Tensor:
     """``log E[e^{x − E x}]`` under ``exp(log_base)``, accurate relative to its own size.
 
@@ -198,6 +270,16 @@ def _log_mean_exp(log_base: Tensor, x: Tensor) -> Tensor:
     log_terms = log_base + 2 * torch.log(centred.abs()) + log_kernel(centred)
     log_sum = torch.logsumexp(log_terms, dim=-1)
     return torch.logaddexp(log_sum, torch.zeros_like(log_sum))
+
+
+def _half_squared_distance(log_base: Tensor, y: Tensor) -> Tensor:
+    """``½ Σ (√r − √s)²`` with ``r = exp(log_base)`` and ``s ∝ r e^y``, to its own size.
+
+    This is 1 − cos of two vectors whose squared entries are proportional to r and s.
+    """
+    log_ratio = y - _mean(log_base, y) - _log_mean_exp(log_base, y)[..., None]
+    larger = torch.exp(log_base + log_ratio.clamp(min=0))  # one of r and s: neither overflows
+    return (larger * torch.expm1(-log_ratio.abs() / 2).square()).sum(-1) / 2
 
 
 def _mean(log_base: Tensor, x: Tensor) -> Tensor:
@@ -222,13 +304,15 @@ def _pair(a, b, name_a: str, name_b: str) -> tuple[Tensor, Tensor]:
     return torch.broadcast_tensors(a, b)
 
 
-def _logits(z, dz, temperature) -> tuple[Tensor, Tensor]:
-    """``z/T`` and ``x = (Δz − mid-range)/T``: a uniform shift changes nothing, to the last bit."""
-    z, dz = _pair(z, dz, "z", "dz")
+def _logits(z: Tensor, dz: Tensor, temperature) -> tuple[Tensor, Tensor]:
+    """``z/T`` and ``x = (Δz − Δz at the top token)/T``.
+
+    So a uniform shift changes nothing, to the last bit, and a token without weight that
+    moves far does not cost the others their digits.
+    """
     temperature = _temperature(temperature, z.device)[..., None]
-    middle = dz.amin(-1, keepdim=True) / 2 + dz.amax(-1, keepdim=True) / 2
-    x = (dz - middle) / temperature
-    z, x = torch.broadcast_tensors(z / temperature, x)
+    top = z.argmax(-1, keepdim=True)
+    z, x = torch.broadcast_tensors(z / temperature, (dz - dz.gather(-1, top)) / temperature)
     _finite(z, "z / temperature")
     _finite(x, "dz / temperature")
     return z, x
@@ -246,7 +330,8 @@ def _scaled(variance, spread, temperature):
     _non_negative(variance, "variance")
     _non_negative(spread, "range_dz")
     temperature = _temperature(temperature, variance.device)
-    return (variance / temperature.square(), spread / temperature), back
+    # Twice, since T² may underflow.
+    return (variance / temperature / temperature, spread / temperature), back
 
 
 def _statistics(**named):

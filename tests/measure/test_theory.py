@@ -2,6 +2,7 @@
 
 import math
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -168,8 +169,7 @@ def test_a_search_reaches_the_proven_edges_and_never_passes_them(theorem):
     top = found[found["case"] == "largest"]
     assert (top["value"] > 0.97 * top["upper"]).all()
     low = found[found["case"] == "smallest"]
-    # T2's lower edge combines the worst variance with the worst shape: near, not attained.
-    assert (low["value"] < (1.15 if theorem == "T2" else 1.02) * low["lower"]).all()
+    assert (low["value"] < 1.02 * low["lower"]).all()
 
 
 def test_a_gradient_free_search_finds_no_violation():
@@ -213,6 +213,93 @@ def test_intervals_hold_for_anything_hypothesis_thinks_of(data, n, temperature):
         assert_ordered(theory.cosine_theorem(z, dz))
 
 
+def two_tokens(weight, spread):
+    """Logits and change of two tokens: the first of probability ``weight`` rises by ``spread``."""
+    return tensor([math.log(weight) - math.log1p(-weight), 0.0]), tensor([spread, 0.0])
+
+
+@pytest.mark.parametrize("weight", [1e-200, 1e-9, 0.01, 0.3, 0.45])
+@pytest.mark.parametrize("spread", [1e-9, 1e-3, 0.5, 3.0, 40.0, 1e4])
+def test_two_tokens_reach_the_ends(weight, spread):
+    """The rarer token rising is the upper end of Theorem 3, falling the lower, whatever V and R."""
+    z, dz = two_tokens(weight, spread)
+    rising, falling = theory.kl_theorem(z, dz), theory.kl_theorem(z, -dz)
+    assert float(rising.exact) == pytest.approx(float(rising.upper), rel=1e-9, abs=0)
+    assert float(falling.exact) == pytest.approx(float(falling.lower), rel=1e-9, abs=0)
+    rising, falling = theory.softmax_theorem(z / 2, dz), theory.softmax_theorem(z / 2, -dz)
+    assert float(falling.exact) == pytest.approx(float(falling.lower), rel=1e-9, abs=0)
+    # Up to V*, where the rarer token has the weight 1/(1 + e^R) under r.
+    if math.log(weight) <= -np.logaddexp(0, spread):
+        assert float(rising.exact) == pytest.approx(float(rising.upper), rel=1e-9, abs=0)
+    else:
+        kantorovich = 2 * math.sinh(spread / 4) ** 2 / math.cosh(spread / 2) if spread < 1e3 else 1
+        assert float(rising.upper) == pytest.approx(kantorovich, rel=1e-9, abs=0)
+
+
+def test_the_ends_of_theorem_3_are_the_written_formula():
+    for variance, spread in ((1e-30, 5.0), (0.3, 4.0), (2.0, 3.0), (1.0, 60.0), (1e-9, 1e-4)):
+        with mpmath.workdps(60):
+            v, r = mpmath.mpf(variance), mpmath.mpf(spread)
+            b = (r + mpmath.sqrt(r * r - 4 * v)) / 2
+            a = r - b
+            ends = [mpmath.log((b * mpmath.exp(s * a) + a * mpmath.exp(-s * b)) / r) for s in (1, -1)]
+        found = theory.kl_bounds(variance, spread)[1:]
+        assert [float(x) for x in found] == pytest.approx([float(x) for x in ends], rel=1e-11, abs=0)
+
+
+def test_the_largest_variance_leaves_one_value():
+    """V = R²/4 only fits two tokens of equal weight, so both ends meet, rounding apart."""
+    for spread in (1e-6, 1.0, 20.0, 1e5):
+        found = theory.kl_bounds(np.array(spread**2 / 4), np.array(spread))[1:]
+        value = float(torch.logaddexp(tensor(spread / 2), tensor(-spread / 2))) - math.log(2)
+        wanted = value if spread > 1e-3 else spread**2 / 8
+        assert [float(x) for x in found] == pytest.approx([wanted] * 2, rel=1e-6, abs=0)
+        assert found[0] <= wanted * (1 + 1e-12) and found[1] >= wanted * (1 - 1e-12)
+
+
+def test_the_interval_lies_inside_the_looser_ones():
+    """V(e^{∓R} − 1 ± R)/R², Hoeffding's R²/8, and the exponents V/2·((e^R − 1)/R)²."""
+    spread = tensor(np.geomspace(1e-6, 300, 60))
+    for share in (1e-12, 1e-3, 0.1, 0.249):
+        variance = share * spread**2
+        _, lower, upper = theory.kl_bounds(variance, spread)
+        slack = 1 + 1e-9
+        assert (lower * slack >= variance * theory.log_kernel(-spread).exp()).all()
+        assert (upper <= variance * theory.log_kernel(spread).exp() * slack).all()
+        assert (upper <= theory.kl_most(spread) * slack).all()
+        _, lower, upper = theory.softmax_bounds(variance, spread)
+        growth = [torch.expm1(s * spread) / spread for s in (-1, 1)]
+        assert (lower * slack >= -torch.expm1(-variance / 2 * growth[0] ** 2)).all()
+        assert (upper <= -torch.expm1(-variance / 2 * growth[1] ** 2) * slack).all()
+        assert (upper <= (1 - 1 / torch.cosh(spread / 2)) * slack + 1e-15).all()
+
+
+def test_the_range_alone_bounds_the_divergence():
+    assert float(theory.kl_most(20.0)) == pytest.approx(16.0043, abs=1e-4)
+    for spread in (1e-170, 1e-9, 1e-4, 1e-3, 1.0, 30.0, 1e6):
+        with mpmath.workdps(80):
+            r = mpmath.mpf(spread)
+            wanted = mpmath.log(mpmath.expm1(r) / r) - 1 + r / mpmath.expm1(r) if r > 1e-12 else r * r / 8
+        assert float(theory.kl_most(spread)) == pytest.approx(float(wanted), rel=1e-9, abs=0)
+    shares = np.linspace(1e-3, 0.25, 4000)
+    for spread in (0.5, 5.0, 20.0):
+        _, _, upper = theory.kl_bounds(shares * spread**2, np.full(4000, spread))
+        assert upper.max() == pytest.approx(float(theory.kl_most(spread)), rel=1e-5, abs=0)
+    assert theory.kl_most(0.0) == 0 and theory.kl_most(tensor([2.0]), 2.0).shape == (1,)
+
+
+def test_two_tokens_of_this_variance_do_not_bound_theorem_2_from_above():
+    """Three tokens turn p further than two of the same V and R do, above V*."""
+    r, x = tensor([0.559, 0.439, 0.002]), tensor([0.0, 9.5, 15.0])
+    variance = float((r * x**2).sum() - (r * x).sum() ** 2)
+    rare = (1 - math.sqrt(1 - 4 * variance / 225)) / 2
+    pair = theory.softmax_theorem(two_tokens(rare, 15.0)[0] / 2, [15.0, 0.0])
+    bound = theory.softmax_theorem(r.log() / 2, x)
+    assert float(pair.estimate) == pytest.approx(variance / 2)
+    assert float(bound.exact) > 1.3 * float(pair.exact)
+    assert_ordered(bound)
+
+
 def test_exchanging_dense_and_pruned_exchanges_the_directions():
     z, dz = draw(0, 30), 2 * draw(1, 30)
     there, back = theory.kl_theorem(z, dz), theory.kl_theorem(z + dz, -dz, direction=KL[1])
@@ -241,6 +328,53 @@ def test_extreme_vectors():
     dh = tensor([[0.0, 1e-151], [0.0, 1e149], [1e12 - 1, 1e12]])
     assert_ordered(theory.cosine_theorem(h, dh))
     assert_ordered(theory.cosine_theorem(tensor([1.0, 0.0]), tensor([-1 + 1e-12, 1e3])))
+
+
+def oracle(z, dz):
+    """1 − cos p, KL(dense‖pruned) and KL(pruned‖dense) with 120 digits."""
+    with mpmath.workdps(120):
+        z = [mpmath.mpf(float(value)) for value in z]
+        y = [a + mpmath.mpf(float(b)) for a, b in zip(z, dz, strict=True)]
+        p, q = ([mpmath.exp(a - max(v)) for a in v] for v in (z, y))
+        p, q = ([a / mpmath.fsum(v) for a in v] for v in (p, q))
+        dots = [mpmath.fdot(a, b) for a, b in ((p, q), (p, p), (q, q))]
+        ratios = [mpmath.log(a / b) for a, b in zip(p, q, strict=True)]
+        cosine = dots[0] / mpmath.sqrt(dots[1] * dots[2])
+        return [float(x) for x in (1 - cosine, mpmath.fdot(p, ratios), -mpmath.fdot(q, ratios))]
+
+
+@pytest.mark.parametrize("spread", [1e-9, 1.0, 1e3, 1e5, 1e7])
+@pytest.mark.parametrize("far", [0, 1, -1])
+def test_exact_values_keep_their_digits_at_any_range(spread, far):
+    """``far`` ±1: only an unlikely token moves far, the others by 1e-4 of a logit at most."""
+    rng = np.random.default_rng(3)
+    for size in (1.0, 12.0):
+        z, dz = size * rng.normal(size=6), rng.normal(size=6)
+        dz *= spread / np.ptp(dz) if far == 0 else min(spread, 1e-4)
+        if far:
+            z[0], dz[0] = z.max() - 60, dz[0] + far * spread
+        found = [theory.softmax_theorem(z, dz), *(theory.kl_theorem(z, dz, 1.0, d) for d in KL)]
+        for value, wanted in zip(found, oracle(z, dz), strict=True):
+            assert float(value.exact) == pytest.approx(wanted, rel=1e-7 if spread > 1e6 else 1e-9, abs=0)
+            assert_ordered(value)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-170, 1e-150, 1.0, 1e154, 1e170, 1e300])
+def test_the_length_of_h_does_not_matter(scale):
+    h, dh = tensor([3.0, 4.0, 0.0]), tensor([0.2, -0.1, 0.5])
+    for found, wanted in zip(
+        theory.cosine_theorem(scale * h, scale * dh), theory.cosine_theorem(h, dh), strict=True
+    ):
+        assert float(found) == pytest.approx(float(wanted), rel=1e-12)
+
+
+def test_tiny_temperatures_and_single_tokens():
+    """T² may underflow where V/T² does not; a vocabulary of one token cannot turn."""
+    found = theory.kl_bounds(np.array([1e-340 * 1e300 * 1e40]), np.array([1e-160]), 1e-160)
+    assert np.isfinite(found).all()
+    assert float(theory.kl_bounds(1e-300, 1e-149, 1e-150)[0]) == pytest.approx(0.5)
+    for theorem in (theory.softmax_theorem, theory.kl_theorem):
+        assert all(float(value) == 0 for value in theorem([4.0], [7.0]))
 
 
 def test_log_kernel_agrees_with_its_integral_and_joins_smoothly():

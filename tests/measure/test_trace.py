@@ -14,7 +14,7 @@ from prunelib.hooks import captured
 from prunelib.lm import LM
 from prunelib.measure import tiles
 from prunelib.measure.head import Head
-from prunelib.measure.softmax_stats import PAIR_COLUMNS, pair_statistics
+from prunelib.measure.softmax_stats import PAIR_COLUMNS, pair_statistics, resolution
 from prunelib.measure.trace import compare_states, sublayer_states, trace_layers
 
 INDEX = ["row", "position", "layer", "sublayer"]
@@ -148,7 +148,9 @@ def test_a_common_offset_of_all_logits_is_invisible():
     head.weight = torch.cat([head.weight, torch.ones(head.vocab_size, 1)], 1)
     offset = torch.randn(*x.shape[:2], 1, generator=torch.Generator().manual_seed(5)) * 20
     shifted, _ = pair_statistics(torch.cat([x, offset], -1), head, **CHAIN, temperatures=(1.0,))
-    check(shifted[1.0], plain[1.0], rtol=2e-4, atol=5e-6)
+    # Larger logits are rounded more coarsely, which the column that says so must show.
+    assert (shifted[1.0].pop("resolution") > plain[1.0]["resolution"]).any()
+    check(shifted[1.0], {n: plain[1.0][n] for n in shifted[1.0]}, rtol=2e-4, atol=5e-6)
 
 
 @pytest.mark.parametrize("scale", [30.0, 300.0, 3000.0])
@@ -176,6 +178,29 @@ def test_small_deviations_are_resolved(size, rtol):
     _, expected = reference(z[:, 1:].flatten(0, 1), z[:, :-1].flatten(0, 1), 1.0)
     check(found[1.0], {n: expected[n] for n in ("var_r", "var_p", "var_q")}, rtol=rtol, atol=1e-11)
     check(found[1.0], expected, rtol=2e-3, atol=5e-6)
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 30.0, 600.0])
+def test_no_deviation_is_further_off_than_the_stated_resolution(scale):
+    """Logits up to 600, as the raw lens has them: 1e-6 would not hold there."""
+    head, exact = random_head(), Head(random_head().weight.double())
+    worst = 0.0
+    for step in (1e-5, 1e-2, 0.3):
+        x = random_chains(step=step) * scale
+        temperatures = (1.0, 0.3, 20.0)
+        found, _ = pair_statistics(x, head, **CHAIN, temperatures=temperatures)
+        wanted, _ = pair_statistics(x.double(), exact, **CHAIN, temperatures=temperatures)
+        z = (x.double() @ head.weight.double().T).abs().amax(-1)
+        largest = torch.maximum(z[:, 1:], z[:, :-1])
+        for t in temperatures:
+            limit = resolution(largest, t)
+            torch.testing.assert_close(found[t]["resolution"], limit, rtol=1e-5, atol=0)
+            assert (wanted[t]["resolution"] < 1e-7 * limit).all()
+            for name in PAIR_COLUMNS[:3]:
+                off = (found[t][name] - wanted[t][name]).abs()
+                assert (off <= limit + 1e-3 * wanted[t][name]).all(), name
+                worst = max(worst, float(off.max()))
+    assert scale < 600 or worst > 1e-6
 
 
 def test_saturated_softmax_keeps_its_variance_when_the_top_token_moves():
