@@ -80,11 +80,12 @@ def write_json(path: Path, content) -> None:
 
 
 def read_json(path: Path) -> dict:
-    """The JSON at ``path``, or ``{}`` when there is none or it is damaged."""
+    """The JSON object at ``path``, or ``{}`` when there is none or it is damaged."""
     try:
-        return json.loads(Path(path).read_text())
-    except (OSError, ValueError):
+        found = json.loads(Path(path).read_text())
+    except (OSError, ValueError, RecursionError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 # ---------------------------------------------------------------- fingerprints
