@@ -140,14 +140,16 @@ def _model_options(command: argparse.ArgumentParser) -> None:
 
 
 def run_notebooks(args) -> int:
-    from prunelib import fetch, runner
+    from prunelib import fetch, paths, runfolder, runner
     from prunelib.experiments import PROFILES, run_folder
+    from prunelib.experiments.chapter import check_seed
 
     if args.profile not in PROFILES:
         options = ", ".join(PROFILES)
         raise PrunelibError(f"unknown profile '{args.profile}'{nearest(args.profile, PROFILES)}; use one of {options}")
+    seed = check_seed(runner.convert("seed", args.seed, 0))
     common = {"model": args.model, "revision": args.revision, "profile": args.profile, "out": args.out,
-              "seed": runner.convert("seed", args.seed, 0), "device": args.device, "dtype": args.dtype}  # fmt: skip
+              "seed": seed, "device": args.device, "dtype": args.dtype}  # fmt: skip
     books = runner.select(args.notebooks)
     parameters = runner.plan(books, common, args.given)
     folder = run_folder(args.model, args.revision, args.profile, args.out)
@@ -157,12 +159,14 @@ def run_notebooks(args) -> int:
             words = " ".join(f"{k}={v!r}" for k, v in parameters[book.id].items())
             print(f"{book.id}: {words}")
         return 0
+    runfolder.refuse_foreign(folder)
     fetch.fetch(args.model, args.revision or None)  # the long download happens here, once, with a bar
     identity = runner.identity(args.model, args.revision or None, args.profile)
     screen = _Screen()
     with runner.locked(folder):
         if args.fresh:
-            runner.discard(folder)
+            runfolder.discard(folder)
+        runfolder.refuse_other(folder, parameters, {"slug": paths.slugify(args.model, args.revision)})
         for number, book in enumerate(books, 1):
             head = f"[{number}/{len(books)}] {book.id}"
             if runner.is_done(folder, book, parameters[book.id], identity):
@@ -210,9 +214,11 @@ def compress_model(args) -> int:
     if method.spec == "dense":
         raise PrunelibError("dense is the model as it is: there is nothing to compress")
     from prunelib.compress.save import check_target, refuse_dropped, save
+    from prunelib.experiments.chapter import check_seed
 
     check_target(args.out)
     sizes = {name: runner.convert(name, getattr(args, name), 0) for name in ("sequences", "length", "seed")}
+    check_seed(sizes["seed"])
     screen = _Screen()
     try:
         from prunelib import lm as models

@@ -8,7 +8,6 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 import tempfile
 import threading
 import time
@@ -16,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from prunelib import paths, store
+from prunelib import paths, runfolder, store
 from prunelib.errors import PrunelibError, nearest
 
 COMMON = ("model", "revision", "profile", "seed", "device", "dtype", "out")
@@ -117,26 +116,23 @@ def identity(model: str, revision: str | None, profile: str) -> dict:
 
 def is_done(folder: Path, book: Notebook, parameters: dict, identity: dict) -> bool:
     """Whether this notebook's results are complete, unharmed, and from these very inputs."""
-    part = store.read_json(folder / "parts" / f"{book.id}.json")
+    part = next((part for part in store.parts(folder) if part["notebook"] == book.id), {})
     executed = part.get("executed", {})
-    if executed.get("source_sha256") != store.sha256(book.file):
+    if executed.get("source_sha256") != store.source_sha256(book.file):
         return False
     if executed.get("parameters") != parameters or executed.get("identity") != identity:
         return False
-    if part["code"]["digest"] != store.code_digest():
+    if part.get("code", {}).get("digest") != store.code_digest():
         return False
-    files = {folder / "notebooks" / f"{book.id}.ipynb": executed["sha256"]}
-    files |= {folder / "tables" / f"{n}.parquet": t["sha256"] for n, t in part["tables"].items()}
-    for figure in part["figures"].values():
-        files |= {folder / "figures" / name: digest for name, digest in figure["files"].items()}
-    return all(file.is_file() and store.sha256(file) == digest for file, digest in files.items())
+    files = {f"notebooks/{book.id}.ipynb": executed.get("sha256")} | store.described(part)
+    return all((folder / n).is_file() and store.sha256(folder / n) == digest for n, digest in files.items())
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a run folder; refuse in one line if another run is writing to it."""
+    runfolder.claim(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / ".lock", "w")  # noqa: SIM115 - held until the run ends
     except OSError as error:
         raise PrunelibError(f"cannot write to {folder}: {error.strerror}") from error
@@ -145,9 +141,7 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise PrunelibError(f"another run is writing to {folder}; wait for it or use --out") from None
-        # Nobody else writes here now, so half-written files are left over from a killed run.
-        for leftover in folder.rglob(".tmp-*"):
-            leftover.unlink(missing_ok=True)
+        runfolder.clean(folder)
         yield
 
 
@@ -180,26 +174,13 @@ def execute(folder: Path, book: Notebook, parameters: dict, identity: dict, prog
             os.replace(temporary, failed)
             raise NotebookFailed(f"{book.id} failed: {error.ename}: {error.evalue} (see {failed})") from error
     failed.unlink(missing_ok=True)
-    file = folder / "parts" / f"{book.id}.json"
-    part = store.read_json(file)
-    part["executed"] = {
+    return runfolder.finish(folder, book.id, {
         "sha256": store.sha256(target),
-        "source_sha256": store.sha256(book.file),
+        "source_sha256": store.source_sha256(book.file),
         "parameters": parameters,
         "identity": identity,
         "wall_seconds": round(time.time() - started, 1),
-    }
-    store.write_json(file, part)
-    store.merge(folder)
-    return part
-
-
-def discard(folder: Path) -> None:
-    """Forget every result of a run folder (``--fresh``)."""
-    for name in ("tables", "units", "parts", "figures", "notebooks"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    for name in ("manifest.json", "model.json"):
-        (folder / name).unlink(missing_ok=True)
+    })  # fmt: skip
 
 
 class NotebookFailed(Exception):

@@ -211,7 +211,7 @@ _MASK = "mask"
 
 
 def _file(ch: Chapter, spec: str, seed: int):
-    return ch.run.folder / "weights" / f"{spec.replace(':', '-')}.seed{seed}.parquet"
+    return ch.run.folder / "weights" / f"{store.short(spec.replace(':', '-'))}.seed{seed}.parquet"
 
 
 def _key(ch: Chapter, spec: str, seed: int) -> dict:
@@ -225,7 +225,8 @@ def _save(ch: Chapter, made, seed: int) -> None:
     from prunelib.compress.weights import all_weights
 
     dense = {weight.name: weight for weight in all_weights(ch.lm)}
-    with store.ArrayFile(_file(ch, made.spec, seed), _key(ch, made.spec, seed)) as file:
+    target = _file(ch, made.spec, seed)
+    with store.ArrayFile(target, _key(ch, made.spec, seed)) as file:
         for name, weight in made.weights.items():
             kept = weight != 0
             if torch.equal(weight, dense[name].get().masked_fill(~kept, 0)):
@@ -234,6 +235,7 @@ def _save(ch: Chapter, made, seed: int) -> None:
             plain = weight.detach().cpu().contiguous()
             data = plain.view(-1).view(torch.uint8).numpy().tobytes()
             file.add(name, plain.shape, str(plain.dtype).removeprefix("torch."), data)
+    store.seal(target)
 
 
 def _saved(ch: Chapter, spec: str, seed: int):
@@ -242,7 +244,8 @@ def _saved(ch: Chapter, spec: str, seed: int):
 
     from prunelib.compress.weights import all_weights
 
-    arrays = store.read_arrays(_file(ch, spec, seed), _key(ch, spec, seed))
+    file = _file(ch, spec, seed)
+    arrays = store.read_arrays(file, _key(ch, spec, seed)) if store.is_sealed(file) else None
     if arrays is None:
         return None
     dense = {weight.name: weight for weight in all_weights(ch.lm)}

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from prunelib import figures
+from prunelib import figures, store
 from prunelib.experiments import chapter, methods
 
 SMALL = chapter.Profile(2, 4, 1, 3, 12, 1, 2, 3, 3, 2, 8)
@@ -23,8 +23,6 @@ def open_chapter(tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(methods.FAMILIES, "smoke", (("magnitude:0.5", "rtn:4:g8"), ("wanda:0.5", "sparsegpt:0.5")))
 
     def opened():
-        from prunelib import store
-
         options = {"seed": 0, "prompts": "default", "temperatures": (1.0,), "load": lambda: lm}
         common = {"profile": "smoke", "parameters": {}, "model": lm.describe(), "seed": 0, "code": {}}
         run = store.Run(tmp_path / "run", "07-methods", common)
@@ -68,6 +66,19 @@ def test_weights_are_kept_to_the_bit(open_chapter, spec, monkeypatch):
     read = methods.compressed(open_chapter(), spec)
     assert made.weights.keys() == read.weights.keys()
     assert all(torch.equal(made.weights[n], read.weights[n]) for n in made.weights)
+
+
+def test_edited_weights_are_not_read_back(open_chapter):
+    ch = open_chapter()
+    first = methods.compressed(ch, "wanda:0.5").weights
+    file = ch.run.folder / "weights" / "wanda-0.5.seed0.parquet"
+    key = methods._key(ch, "wanda:0.5", 0)
+    with store.ArrayFile(file, key) as target:  # other weights under the old key
+        for name, weight in first.items():
+            target.add(name, weight.shape, "float32", torch.zeros_like(weight).numpy().tobytes())
+    assert store.read_arrays(file, key) is not None
+    second = methods.compressed(open_chapter(), "wanda:0.5").weights
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_measured_and_single_weights_agree(open_chapter):
