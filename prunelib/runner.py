@@ -7,7 +7,10 @@ model's files or one of the files it produced changed.
 import contextlib
 import fcntl
 import json
+import math
 import os
+import resource
+import sys
 import tempfile
 import threading
 import time
@@ -16,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prunelib import paths, runfolder, store
-from prunelib.errors import PrunelibError, nearest
+from prunelib.errors import PrunelibError, nearest, short
 
 COMMON = ("model", "revision", "profile", "seed", "device", "dtype", "out")
 
@@ -70,10 +73,13 @@ def convert(name: str, text: str, default):
         return text.lower() == "true"
     if kind in (int, float):
         try:
-            return kind(text)
-        except ValueError:
-            word = "a whole number" if kind is int else "a number"
-            raise PrunelibError(f"parameter {name} must be {word}, got '{text}'") from None
+            value = kind(text)
+            if math.isfinite(value):
+                return value
+        except (ValueError, OverflowError):
+            pass
+        word = "a whole number" if kind is int else "a number"
+        raise PrunelibError(f"parameter {name} must be {word}, got '{short(text)}'")
     return text
 
 
@@ -149,10 +155,12 @@ def execute(folder: Path, book: Notebook, parameters: dict, identity: dict, prog
     """Execute one notebook into ``folder/notebooks`` and record it; returns its part.
 
     ``progress(text)`` is told what is being computed. A PrunelibError raised in
-    the notebook is raised here; any other error becomes a
-    :class:`NotebookFailed` that names the kept, half-executed notebook.
+    the notebook is raised here, and one is made of a lack of memory; any other error
+    becomes a :class:`NotebookFailed`. But for the first, the half-executed notebook is
+    kept and named. Tables and units that were finished are kept in any case.
     """
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     # Defaults are in the notebook already: only what differs is injected.
@@ -163,8 +171,8 @@ def execute(folder: Path, book: Notebook, parameters: dict, identity: dict, prog
     with store.writing(target) as temporary, _progress_file(progress):
         try:
             papermill.execute_notebook(
-                str(book.file), str(temporary), changed, kernel_name="python3", progress_bar=False,
-                log_output=False, cwd=os.getcwd(), request_save_on_cell_execute=False,
+                _literal(book.file), _literal(temporary), changed, kernel_name="python3", progress_bar=False,
+                log_output=False, cwd=os.getcwd(),
                 # Warnings of the kernel's own start-up say nothing to a reader of the progress.
                 extra_arguments=["--IPKernelApp.log_level=50"],
             )  # fmt: skip
@@ -172,7 +180,13 @@ def execute(folder: Path, book: Notebook, parameters: dict, identity: dict, prog
             if error.ename == "PrunelibError":
                 raise PrunelibError(error.evalue) from None
             os.replace(temporary, failed)
-            raise NotebookFailed(f"{book.id} failed: {error.ename}: {error.evalue} (see {failed})") from error
+            what = " ".join(f"{error.ename}: {error.evalue}".split())
+            if _lacks_memory(error.ename, error.evalue):
+                raise PrunelibError(f"{book.id} ran out of memory ({what}): {SMALLER} (see {failed})") from error
+            raise NotebookFailed(f"{book.id} failed: {what} (see {failed})") from error
+        except DeadKernelError as error:
+            os.replace(temporary, failed)
+            raise PrunelibError(f"{book.id}: its process ended by itself, {_why_it_died()} (see {failed})") from error
     failed.unlink(missing_ok=True)
     return runfolder.finish(folder, book.id, {
         "sha256": store.sha256(target),
@@ -181,6 +195,39 @@ def execute(folder: Path, book: Notebook, parameters: dict, identity: dict, prog
         "identity": identity,
         "wall_seconds": round(time.time() - started, 1),
     })  # fmt: skip
+
+
+SMALLER = ("take a smaller --profile, --dtype bfloat16, or fewer prompts with -p limit=N; what was finished is kept")
+
+
+def _lacks_memory(name: str, text: str) -> bool:
+    """Whether an error of Python, numpy or torch says that memory could not be had."""
+    signs = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory")
+    return name in ("MemoryError", "OutOfMemoryError", "_ArrayMemoryError") or any(sign in text for sign in signs)
+
+
+def _why_it_died() -> str:
+    """What a process most likely died of that left no error: the most it used of what there is tells."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+    limit = _memory()
+    of = f"it used up to {used:.1f} GiB" + (f" of {limit:.1f}" if limit else "")
+    if limit and used < limit / 2:
+        return f"killed from outside or crashed ({of}): run again to continue, what was finished is kept"
+    return f"most likely killed for lack of memory ({of}): {SMALLER}"
+
+
+def _memory() -> float | None:
+    """GiB that a process here may use: the machine's, or the limit of its control group."""
+    found = [store.hardware()["memory_gib"]]
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # "max": no limit
+            found.append(int((Path("/sys/fs/cgroup") / file).read_text()) / 2**30)
+    return min((one for one in found if one), default=None)
+
+
+def _literal(path: Path) -> str:
+    """A path as papermill takes it, which fills in what stands in braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 class NotebookFailed(Exception):

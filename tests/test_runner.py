@@ -116,6 +116,52 @@ def test_a_bug_in_a_notebook_keeps_the_half_executed_notebook_for_a_look(tmp_pat
     assert not (folder / "notebooks" / "07-demo.ipynb").exists()
 
 
+@pytest.mark.parametrize("name", ["{x}", "{", "a{0}b}", "%s", "a b", "naïve", "-"])
+def test_a_folder_of_any_name_is_taken_as_it_is(tmp_path, name):
+    folder = tmp_path / name / "run"
+    book = write(tmp_path, folder)
+    _, part = execute(book, folder)
+    assert store.sha256(folder / "notebooks" / "07-demo.ipynb") == part["executed"]["sha256"]
+    assert [path.name for path in (tmp_path / name).iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "its process ended by itself, killed from"),
+        ("raise MemoryError('no')", r"07-demo ran out of memory .MemoryError: no.: take a smaller --profile"),
+        ("raise RuntimeError('[enforce fail] DefaultCPUAllocator: can\\'t allocate memory')", "ran out of memory"),
+    ],
+)
+def test_a_lack_of_memory_is_one_line_and_what_was_done_is_kept(tmp_path, folder, body, message):
+    book = write(tmp_path, folder, body=f"print('so far')\n{body}\n")
+    with pytest.raises(PrunelibError, match=message) as error:
+        execute(book, folder)
+    failed = folder / "notebooks" / "07-demo.failed.ipynb"
+    assert f"see {failed}" in str(error.value) and "kept" in str(error.value)
+    assert json.loads(failed.read_text())["cells"] and not (folder / "notebooks" / "07-demo.ipynb").exists()
+    write(tmp_path, folder)
+    assert execute(book, folder)[1]["units"] == {"computed": 0, "reused": 1}
+    assert not failed.exists()
+
+
+def test_a_process_that_used_most_of_the_memory_was_killed_for_it(monkeypatch):
+    monkeypatch.setattr(runner, "_memory", lambda: 0.001)
+    assert runner._why_it_died().startswith("most likely killed for lack of memory (it used up to ")
+    assert "--dtype bfloat16" in runner._why_it_died()
+
+
+def test_an_interrupted_notebook_leaves_its_finished_record(tmp_path, folder):
+    book = write(tmp_path, folder)
+    parameters, part = execute(book, folder)
+    write(tmp_path, folder, body="1 / 0\n")
+    with pytest.raises(runner.NotebookFailed):
+        execute(book, folder, n=4)
+    assert store.parts(folder) == [part]
+    write(tmp_path, folder)
+    assert runner.is_done(folder, book, parameters, "same files")
+
+
 def _hold(folder, ready, release):
     with runner.locked(folder):
         ready.set()

@@ -33,11 +33,9 @@ def samples(ch: Chapter, tasks: str, specs: Sequence[str], items: int = 0) -> pd
 
     if items < 0:
         raise PrunelibError(f"benchmark_items must be 0 or a number of items, got {items}")
-    names = list(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
+    names = can_be_read(tasks)
     items = items or ITEMS[ch.run.part["profile"]]
     parts, done = [], 0
-    for name in names:
-        _can_be_read(name)
     for name in names:
         key = {"benchmark": name, "items": items, "rows": _rows(name), "shots": harness.SHOTS.get(name),
                "version": _version(name), "calibration": ch.calibration_key}  # fmt: skip
@@ -56,6 +54,14 @@ def samples(ch: Chapter, tasks: str, specs: Sequence[str], items: int = 0) -> pd
             store.report_progress("benchmarks of models", done, len(names) * (1 + len(specs)))
             parts.append(table.assign(benchmark=name, spec=spec, label=parse(spec).label))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def can_be_read(tasks: str) -> list[str]:
+    """The benchmarks in ``tasks``, names separated by commas; PrunelibError for one that cannot be asked here."""
+    names = list(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
+    for name in names:
+        _can_be_read(name)
+    return names
 
 
 def _can_be_read(name: str) -> None:

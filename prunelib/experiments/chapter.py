@@ -9,13 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from textwrap import shorten
 
 import numpy as np
 import pandas as pd
 
 from prunelib import paths, runfolder, store
-from prunelib.errors import PrunelibError, nearest
+from prunelib.errors import PrunelibError, nearest, short
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 TEMPERATURES = "0.3,0.5,0.7,1,1.5,2"
@@ -199,8 +198,20 @@ SEEDS = 2**32
 def check_seed(seed: int) -> int:
     """The seed, or PrunelibError if a random generator would refuse it."""
     if not 0 <= seed < SEEDS:
-        raise PrunelibError(f"seed must be a whole number from 0 to {SEEDS - 1}, got {shorten(str(seed), 40)}")
+        raise PrunelibError(f"seed must be a whole number from 0 to {SEEDS - 1}, got {short(str(seed))}")
     return seed
+
+
+def check_options(given: dict) -> None:
+    """Raises PrunelibError for a bad ``profile``, ``limit``, ``seed`` or ``temperatures``, where given."""
+    profile, limit = given.get("profile", "quick"), given.get("limit", 0)
+    if profile not in PROFILES:
+        options = ", ".join(PROFILES)
+        raise PrunelibError(f"unknown profile '{profile}'{nearest(profile, PROFILES)}; use one of {options}")
+    if limit < 0:
+        raise PrunelibError(f"limit must be 0 or a number of prompts, got {limit}")
+    check_seed(given.get("seed", 0))
+    parse_temperatures(given.get("temperatures", TEMPERATURES))
 
 
 def run_folder(model: str, revision: str, profile: str, out: str = "") -> Path:
@@ -236,12 +247,7 @@ def start(
     prompts other than the profile's (0: the profile's); ``own`` the notebook's
     own parameters, only recorded here. Raises PrunelibError on a bad value.
     """
-    if profile not in PROFILES:
-        options = ", ".join(PROFILES)
-        raise PrunelibError(f"unknown profile '{profile}'{nearest(profile, PROFILES)}; use one of {options}")
-    if limit < 0:
-        raise PrunelibError(f"limit must be 0 or a number of prompts, got {limit}")
-    check_seed(seed)
+    check_options({"profile": profile, "limit": limit, "seed": seed, "temperatures": temperatures})
     settings = PROFILES[profile]
     if limit:
         settings = Profile(**asdict(settings) | {"prompts": limit})

@@ -14,6 +14,7 @@ from prunelib import store
 from prunelib.compress import parse
 from prunelib.errors import PrunelibError
 from prunelib.experiments.chapter import Chapter
+from prunelib.experiments.checks import parse_specs
 from prunelib.experiments.layerwise import drop_order
 from prunelib.measure.stats import cluster_mean, smooth
 
@@ -68,7 +69,7 @@ def plan_walks(ch: Chapter, specs: str = "") -> list[Walk]:
     profile = ch.run.part["profile"]
     drops, families = drop_specs(ch), list(FAMILIES[profile])
     if specs:
-        named = [parse(one).spec for one in specs.split(",") if one.strip() and one.strip() != "dense"]
+        named = [method.spec for method in parse_specs(ch.run.notebook, specs) if method.spec != "dense"]
         drops = tuple(one for one in named if kind_of(one) == "drop")
         families = [(one,) for one in named if kind_of(one) != "drop"]
         seeded = tuple(one for one in named if kind_of(one) == "sparsify" and parse(one).needs)
@@ -267,11 +268,11 @@ def compressed(ch: Chapter, spec: str, seed: int | None = None):
     planned on the importance scores of that text, data-free methods are computed
     anew, which is as fast as reading.
     """
-    from prunelib.compress import apply, drop
+    from prunelib.compress import apply
 
     seed = ch.seed if seed is None else seed
-    if spec.startswith("drop:") and not spec.endswith(":iter") and spec.split(":")[1] in drop.KINDS:
-        plan = drop.from_spec(spec, drop_order(ch, seed))
+    if kind_of(spec) == "drop":
+        plan = plan_of(ch, spec, seed)
         return apply.variant(ch.lm, plan, {}, plan)
     method = parse(spec)
     if not method.needs:
@@ -283,6 +284,30 @@ def compressed(ch: Chapter, spec: str, seed: int | None = None):
     if made.weights:
         _save(ch, made, seed)
     return made
+
+
+def plan_of(ch: Chapter, spec: str, seed: int | None = None):
+    """The drop plan of any specification of one, by the calibration text of ``seed``, the run's own unless given.
+
+    One that importance scores do not give (``drop:attn:8:iter``, ``drop:angular:4``) is kept as a table.
+    """
+    from prunelib.compress import drop
+
+    seed, method = ch.seed if seed is None else seed, parse(spec)
+    if isinstance(method, drop.DropPlan):
+        return method
+    if method.kind in drop.RANKINGS and not method.iterative:
+        return drop.from_spec(method.spec, drop_order(ch, seed))
+
+    def compute() -> pd.DataFrame:
+        sites = method.plan(ch.lm, ch.calibration(seed)).sites
+        return pd.DataFrame({"kind": [s.kind for s in sites], "layer": [s.layer for s in sites]})
+
+    key = {"spec": method.spec, "calibration": ch.calibration_key, "of_seed": seed}
+    found = ch.table(f"drop_plan_{method.spec.replace(':', '-')}_seed{seed}", key, compute)
+    sites = tuple(drop.Site(row.kind, int(row.layer)) for row in found.itertuples())
+    kind = "block" if method.kind == "angular" else method.kind
+    return drop.DropPlan(sites, kind, {}, method.label, method.spec)
 
 
 # ---------------------------------------------------------------- what the figures draw
