@@ -142,13 +142,13 @@ def _model_options(command: argparse.ArgumentParser) -> None:
 
 
 def run_notebooks(args) -> int:
-    from prunelib import fetch, paths, runfolder, runner
+    from prunelib import fetch, paths, runfolder, runner, sources
     from prunelib.experiments import checks, run_folder
 
     seed = runner.convert("seed", args.seed, 0)
     common = {"model": args.model, "revision": args.revision, "profile": args.profile, "out": args.out,
               "seed": seed, "device": args.device, "dtype": args.dtype}  # fmt: skip
-    books = runner.select(args.notebooks)
+    books = sources.select(args.notebooks)
     parameters = runner.plan(books, common, args.given)
     changed = {b.id: {k: v for k, v in parameters[b.id].items() if v != b.defaults[k]} for b in books}
     for book in books:

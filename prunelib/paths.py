@@ -3,6 +3,8 @@
 import hashlib
 import os
 import re
+import tomllib
+from functools import cache
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -48,15 +50,18 @@ def work_dir() -> Path:
     return Path("..") if notebooks else Path()
 
 
+@cache
+def _aliases() -> frozenset[str]:
+    return frozenset(tomllib.loads((data_dir() / "models.toml").read_text()))
+
+
 def slugify(name: str, revision: str | None = None) -> str:
     """A folder name: ``org/model`` -> ``org--model``; a local path has its last two parts and a hash of the whole.
 
     The same path gives the same name, from wherever it is meant; two paths never do.
     """
-    from prunelib import fetch
-
     text = name.replace("/", "--")[:120]
-    if name not in fetch.aliases():
+    if name not in _aliases():
         path = Path(os.path.expanduser(name))
         if os.path.exists(path) or name.startswith((".", "/", "~")):
             path = Path(os.path.realpath(path))

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from prunelib import marks, store
+from prunelib import marks, sources, store
 from prunelib.errors import PrunelibError
 
 OPTIONS = ("profile", "seed", "device", "dtype", "prompts", "limit", "temperatures")
@@ -54,10 +54,8 @@ def refuse_other(folder: Path, notebooks: dict[str, dict], model: dict) -> None:
     ``notebooks`` maps those that are to run to their parameters; ``model`` has ``slug``
     and, where they are known already, ``fingerprint``, ``device`` and ``dtype``.
     """
-    from prunelib import runner
-
     # An option counts where the notebook has it: the others were told nothing of it.
-    declared = {book.id: set(book.defaults) for book in runner.select([])}
+    declared = {book.id: set(book.defaults) for book in sources.select([])}
     asked = {name: value for book, given in notebooks.items() for name, value in given.items()
              if name in declared.get(book, given)}  # fmt: skip
     for part in [*store.parts(folder), *(part for _, part in store.unfinished(folder))]:
@@ -86,9 +84,8 @@ def _differences(there: dict, their_model: dict, asked: dict, model: dict) -> It
 def _plain(option: str, value):
     """A value that is equal for options that mean the same."""
     if option == "temperatures":
-        from prunelib.experiments import chapter
-
-        return chapter.parse_temperatures(value)
+        with contextlib.suppress(ValueError):
+            return {1.0, *(float(x) for x in str(value).split(",") if x.strip())}
     if option == "prompts" and value != "default":
         return str(Path(value).expanduser().resolve())
     return str(value)
@@ -167,14 +164,8 @@ def _is_ours(file: Path, place: Path) -> bool:
         return kind in ("tables", "units", "weights") and store.has_key(file)
     if kind == "parts":
         return store.read_json(file).get("notebook") == file.stem
-    if kind == "figures":
-        from prunelib import figures
-
-        return any(file.name == f"{name}{suffix}" for name in figures.FIGURES for suffix in figures.SUFFIXES)
     if kind == "notebooks":
-        from prunelib import runner
-
-        return file.name.removesuffix(".ipynb").removesuffix(".failed") in runner.available()
+        return file.name.removesuffix(".ipynb").removesuffix(".failed") in sources.available()
     return False
 
 

@@ -7,7 +7,7 @@ import os
 import nbformat
 import pytest
 
-from prunelib import runner, store
+from prunelib import runner, sources, store
 from prunelib.errors import PrunelibError
 
 SOURCE = '''
@@ -30,21 +30,21 @@ def write(tmp_path, folder, body="", parameters='n = 3\nname = "a"\nshare = 0.5\
     book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     file = tmp_path / "07-demo.ipynb"
     nbformat.write(book, file)
-    return runner.Notebook("07-demo", file, runner._defaults(file))
+    return sources.Notebook("07-demo", file, sources.defaults(file))
 
 
 def test_every_source_notebook_declares_the_common_parameters_and_carries_no_output():
-    for book in runner.select([]):
+    for book in sources.select([]):
         assert set(runner.COMMON) <= set(book.defaults), book.id
         cells = json.loads(book.file.read_text())["cells"]
         assert not any(c.get("outputs") or c.get("execution_count") for c in cells), book.id
 
 
 def test_notebooks_are_found_by_number_name_or_path():
-    assert [b.id for b in runner.select(["5"])] == ["05-layerwise"]
-    assert [b.id for b in runner.select(["notebooks/05-layerwise.ipynb", "05"])] == ["05-layerwise"]
+    assert [b.id for b in sources.select(["5"])] == ["05-layerwise"]
+    assert [b.id for b in sources.select(["notebooks/05-layerwise.ipynb", "05"])] == ["05-layerwise"]
     with pytest.raises(PrunelibError, match="did you mean '05-layerwise'"):
-        runner.select(["05-layerwyse"])
+        sources.select(["05-layerwyse"])
 
 
 @pytest.mark.parametrize(

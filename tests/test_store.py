@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from prunelib import store
+from prunelib import store, versions
 from prunelib.errors import PrunelibError
 from prunelib.paths import data_dir
 
@@ -63,7 +63,7 @@ def test_finished_units_survive_a_failure_and_are_not_computed_again(run):
 def test_kill_minus_nine_leaves_the_same_table_as_an_undisturbed_run(tmp_path):
     script = textwrap.dedent("""
         import os, signal, sys, pandas as pd
-        from prunelib import store
+        from prunelib import store, versions
         folder, die_at = sys.argv[1], int(sys.argv[2])
         def compute(i):
             if i == die_at:
@@ -130,13 +130,13 @@ def test_keys_ignore_the_order_of_fields():
 
 def test_the_code_digest_of_a_table_covers_what_its_module_imports():
     root = Path(store.__file__).parent
-    names = {f.relative_to(root).as_posix() for f in store._sources_of("prunelib.experiments.tasks", root)}
+    names = {f.relative_to(root).as_posix() for f in versions._sources_of("prunelib.experiments.tasks", root)}
     # shared, its own, imported at the head, imported inside a function, imported by an import
     needed = ("lm.py", "compress/drop.py", "experiments/tasks.py", "experiments/methods.py", "tasks/readouts.py",
               "tasks/score.py", "tasks/prefix.py")  # fmt: skip
     assert names >= set(needed)
     assert not {name for name in names if name.startswith(("figures", "claims", "publish", "cli"))}
-    theorems = {f.relative_to(root).as_posix() for f in store._sources_of("prunelib.experiments.theorems", root)}
+    theorems = {f.relative_to(root).as_posix() for f in versions._sources_of("prunelib.experiments.theorems", root)}
     assert not {name for name in theorems if name.startswith("tasks/")}
     digests = [store.code_digest(), *(store.code_digest(f"prunelib.experiments.{m}") for m in ("tasks", "theorems"))]
     assert len(set(digests)) == 3

