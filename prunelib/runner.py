@@ -6,6 +6,7 @@ model's files or one of the files it produced changed.
 
 import contextlib
 import fcntl
+import logging
 import math
 import os
 import resource
@@ -122,6 +123,8 @@ def execute(folder: Path, book: Notebook, parameters: dict, identity: dict, prog
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    # What it logs of a kernel that died is said in one line below.
+    logging.getLogger("papermill").addHandler(logging.NullHandler())
     # Defaults are in the notebook already: only what differs is injected.
     changed = {k: v for k, v in parameters.items() if v != book.defaults[k]}
     target = folder / "notebooks" / f"{book.id}.ipynb"
