@@ -6,7 +6,7 @@ import shutil
 import pandas as pd
 import pytest
 
-from prunelib import marks, runfolder, runner, store
+from prunelib import marks, paths, runfolder, runner, store
 from prunelib.errors import PrunelibError
 from prunelib.experiments import chapter
 
@@ -252,3 +252,20 @@ def test_jupyter_finds_the_run_folder_of_the_command_line(tmp_path, monkeypatch)
     for out in ("", "runs/org--tiny/quick"):
         assert chapter.run_folder("org/tiny", "", "quick", out).resolve() == wanted
     assert chapter.run_folder("org/tiny", "", "quick", str(tmp_path / "y")) == tmp_path / "y"
+
+
+def test_two_models_of_one_folder_name_do_not_share_a_run_folder(tmp_path, monkeypatch):
+    for name in ("exp1/checkpoint-1000", "exp2/checkpoint-1000", "smollm2-135m-instruct", "org/tiny"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    first, second = (paths.slugify(f"exp{n}/checkpoint-1000") for n in (1, 2))
+    assert first.startswith("exp1-checkpoint-1000-") and second.startswith("exp2-checkpoint-1000-")
+    (tmp_path / "link").symlink_to(tmp_path / "exp1")
+    same = ["./exp1/checkpoint-1000/", str(tmp_path / "exp1/checkpoint-1000"), "exp2/../exp1/checkpoint-1000",
+            "link/checkpoint-1000"]  # fmt: skip
+    assert {paths.slugify(name) for name in same} == {first}
+    assert paths.slugify("smollm2-135m-instruct") == "smollm2-135m-instruct"  # an alias goes before a folder
+    assert paths.slugify("org/tiny") != "org--tiny" and paths.slugify("org/small", "v1") == "org--small--v1"
+    for name in ("x" * 5000, "./" + "x" * 250, "/", "~nobody-of-that-name/m", "..", "a\nb"):
+        slug = paths.slugify(name)
+        assert 0 < len(slug) < 160 and store.is_plain(slug)
