@@ -1,5 +1,6 @@
 # make book   set up, run every notebook on the default model, render site/index.html
 # make read   set up and render the committed reference run, without running a model
+# make lab    set up, with JupyterLab, and open the notebooks; they find the run folders of `prunelib run`
 # make test   set up and run all tests
 # make lint   check style
 # make reference   run everything in profile full (an hour or two, resumes) and keep it in data/reference;
@@ -16,19 +17,21 @@ SLUG     = $(subst /,--,$(MODEL))
 BENCHMARKS ?= $(if $(PRUNELIB_DATASETS),commonsense_qa$(COMMA)multiarith$(COMMA)addsub$(COMMA)gsm8k)
 COMMA   := ,
 
-.PHONY: book read reference test lint clean setup
+.PHONY: book read lab reference test lint clean setup
 .DELETE_ON_ERROR:
 
 book: setup
-	$(BIN)/prunelib run --model $(MODEL) --profile $(PROFILE)
-	$(BIN)/prunelib book --run runs/$(SLUG)/$(PROFILE)
+	folder=$$($(BIN)/prunelib run --model $(MODEL) --profile $(PROFILE)) && $(BIN)/prunelib book --run "$$folder"
 
 read: setup
 	$(BIN)/prunelib book --reference $(SLUG)
 
+lab: $(VENV)/.lab
+	$(BIN)/jupyter lab notebooks
+
 reference: setup
-	$(BIN)/prunelib run --model $(MODEL) --profile full $(if $(BENCHMARKS),-p benchmarks=$(BENCHMARKS))
-	$(BIN)/prunelib reference --run runs/$(SLUG)/full
+	folder=$$($(BIN)/prunelib run --model $(MODEL) --profile full $(if $(BENCHMARKS),-p benchmarks=$(BENCHMARKS))) && \
+	$(BIN)/prunelib reference --run "$$folder"
 
 test: setup
 	$(BIN)/python -m pytest
@@ -44,6 +47,12 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq torch==2.13.0 --requirement requirements.lock
 	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# The lock decides: JupyterLab comes on top of it and changes nothing in it.
+$(VENV)/.lab: $(VENV)/.ready
+	@echo "Adding JupyterLab to $(VENV)"
+	@$(BIN)/python -m pip install -qq --constraint requirements.lock --no-build-isolation --editable ".[lab]"
 	@touch $@
 
 clean:

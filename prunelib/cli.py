@@ -5,6 +5,8 @@ Results go to stdout, progress to stderr. Exit codes: 0 ok, 1 a check failed,
 """
 
 import argparse
+import ast
+import os
 import sys
 from pathlib import Path
 
@@ -56,7 +58,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         if "invalid choice" in message and "'" in message:
-            word = message.split("invalid choice: ")[1].split("'")[1]
+            word = ast.literal_eval(message.split("invalid choice: ")[1].rpartition(" (choose from")[0])
             choices = [c for a in self._actions for c in (a.choices or ())]
             message = f"unknown {message.split(':')[0].removeprefix('argument ')} '{word}'"
             message += f"{nearest(word, choices)}; use one of {', '.join(choices)}"
@@ -140,16 +142,17 @@ def _model_options(command: argparse.ArgumentParser) -> None:
 
 
 def run_notebooks(args) -> int:
-    from prunelib import fetch, runner
-    from prunelib.experiments import PROFILES, run_folder
+    from prunelib import fetch, paths, runfolder, runner, sources
+    from prunelib.experiments import checks, run_folder
 
-    if args.profile not in PROFILES:
-        options = ", ".join(PROFILES)
-        raise PrunelibError(f"unknown profile '{args.profile}'{nearest(args.profile, PROFILES)}; use one of {options}")
+    seed = runner.convert("seed", args.seed, 0)
     common = {"model": args.model, "revision": args.revision, "profile": args.profile, "out": args.out,
-              "seed": runner.convert("seed", args.seed, 0), "device": args.device, "dtype": args.dtype}  # fmt: skip
-    books = runner.select(args.notebooks)
+              "seed": seed, "device": args.device, "dtype": args.dtype}  # fmt: skip
+    books = sources.select(args.notebooks)
     parameters = runner.plan(books, common, args.given)
+    changed = {b.id: {k: v for k, v in parameters[b.id].items() if v != b.defaults[k]} for b in books}
+    for book in books:
+        checks.check(book.id, changed[book.id])
     folder = run_folder(args.model, args.revision, args.profile, args.out)
     if args.dry_run:
         print(f"run folder: {folder}")
@@ -157,12 +160,17 @@ def run_notebooks(args) -> int:
             words = " ".join(f"{k}={v!r}" for k, v in parameters[book.id].items())
             print(f"{book.id}: {words}")
         return 0
-    fetch.fetch(args.model, args.revision or None)  # the long download happens here, once, with a bar
+    runfolder.refuse_foreign(folder)
+    if not args.fresh:
+        runfolder.refuse_other(folder, parameters, {"slug": paths.slugify(args.model, args.revision)})
+    source = fetch.fetch(args.model, args.revision or None)  # the long download happens here, once, with a bar
+    for book in books:
+        checks.fits(book.id, changed[book.id], source.path)
     identity = runner.identity(args.model, args.revision or None, args.profile)
     screen = _Screen()
     with runner.locked(folder):
         if args.fresh:
-            runner.discard(folder)
+            runfolder.discard(folder)
         for number, book in enumerate(books, 1):
             head = f"[{number}/{len(books)}] {book.id}"
             if runner.is_done(folder, book, parameters[book.id], identity):
@@ -210,9 +218,11 @@ def compress_model(args) -> int:
     if method.spec == "dense":
         raise PrunelibError("dense is the model as it is: there is nothing to compress")
     from prunelib.compress.save import check_target, refuse_dropped, save
+    from prunelib.experiments.chapter import check_seed
 
     check_target(args.out)
     sizes = {name: runner.convert(name, getattr(args, name), 0) for name in ("sequences", "length", "seed")}
+    check_seed(sizes["seed"])
     screen = _Screen()
     try:
         from prunelib import lm as models
@@ -315,13 +325,36 @@ class _Screen:
         print(f"{start}{text}", file=sys.stderr, flush=True)
 
 
+def _refuse_bytes(arguments: list[str]) -> None:
+    """Notebooks and records are text: an argument that is none cannot be kept in them."""
+    for one in arguments:
+        if not one.isprintable() and any("\udc80" <= sign <= "\udcff" for sign in one):
+            raise PrunelibError(f"this argument is not UTF-8: {one!r}")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     from prunelib import runner
 
     try:
+        _refuse_bytes(sys.argv[1:] if arguments is None else arguments)
         args = build_parser().parse_args(arguments)
-        return args.run(args)
+        code = args.run(args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read the output has seen enough, as in `| head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"prunelib: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if "home directory" not in str(error):  # a path that begins with ~ and a name that nobody has
+            raise
+        print(f"prunelib: a path begins with ~ and no known user: {error}", file=sys.stderr)
+        return 2
     except PrunelibError as error:
         print(f"prunelib: {error}", file=sys.stderr)
         return 2

@@ -21,3 +21,8 @@ def nearest(name: str, options: Iterable[str]) -> str:
     """``" (did you mean 'x'?)"`` for the closest option, or an empty string."""
     found = difflib.get_close_matches(str(name), list(options), n=1, cutoff=0.5)
     return f" (did you mean '{found[0]}'?)" if found else ""
+
+
+def short(text: str, most: int = 60) -> str:
+    """``text`` as a message quotes it: cut where it is long."""
+    return text if len(text) <= most else f"{text[:most]}…"

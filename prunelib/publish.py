@@ -105,7 +105,7 @@ def _notebook_problems(run_dir: Path, root: Path, name: str, entry: dict | None,
         return [f"{name} was not run: `prunelib run {name[:2]}`"]
     again = f"run `prunelib run {name[:2]}` again"
     found = []
-    if current and entry.get("source_sha256") != store.sha256(source):
+    if current and entry.get("source_sha256") != store.source_sha256(source):
         found.append(f"{name} changed since it was run: {again}")
     if current and entry.get("code", {}).get("digest") != store.code_digest():
         found.append(f"{name} was run with other code than today's: {again}")

@@ -6,60 +6,22 @@ model's files or one of the files it produced changed.
 
 import contextlib
 import fcntl
-import json
+import logging
+import math
 import os
-import shutil
+import resource
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from prunelib import paths, store
-from prunelib.errors import PrunelibError, nearest
+from prunelib import paths, runfolder, store
+from prunelib.errors import PrunelibError, nearest, short
+from prunelib.sources import Notebook
 
 COMMON = ("model", "revision", "profile", "seed", "device", "dtype", "out")
-
-
-@dataclass(frozen=True)
-class Notebook:
-    """A source notebook: its id (``05-layerwise``), file, and default parameters."""
-
-    id: str
-    file: Path
-    defaults: dict
-
-
-def available() -> dict[str, Path]:
-    """Source notebooks by id, in reading order."""
-    return {file.stem: file for file in sorted(paths.notebooks_dir().glob("[0-9]*-*.ipynb"))}
-
-
-def select(names: list[str]) -> list[Notebook]:
-    """The notebooks with these ids, numbers or paths (all of them for an empty list)."""
-    known = available()
-    chosen = []
-    for name in names or list(known):
-        stem = Path(name).stem
-        found = [i for i in known if i == stem or i.split("-")[0] == stem.zfill(2)]
-        if not found:
-            raise PrunelibError(f"unknown notebook '{name}'{nearest(stem, known)}; there are {', '.join(known)}")
-        chosen += [i for i in found if i not in chosen]
-    return [Notebook(i, known[i], _defaults(known[i])) for i in chosen]
-
-
-def _defaults(file: Path) -> dict:
-    """Default parameters of a notebook, as Python values."""
-    import ast
-
-    cells = json.loads(file.read_text())["cells"]
-    source = "".join(
-        line for c in cells if "parameters" in c["metadata"].get("tags", ()) for line in c["source"]
-    )
-    tree = ast.parse(source)
-    pairs = [(node.targets[0].id, node.value) for node in tree.body if isinstance(node, ast.Assign)]
-    return {name: ast.literal_eval(value) for name, value in pairs}
 
 
 def convert(name: str, text: str, default):
@@ -71,10 +33,13 @@ def convert(name: str, text: str, default):
         return text.lower() == "true"
     if kind in (int, float):
         try:
-            return kind(text)
-        except ValueError:
-            word = "a whole number" if kind is int else "a number"
-            raise PrunelibError(f"parameter {name} must be {word}, got '{text}'") from None
+            value = kind(text)
+            if math.isfinite(value):
+                return value
+        except (ValueError, OverflowError):
+            pass
+        word = "a whole number" if kind is int else "a number"
+        raise PrunelibError(f"parameter {name} must be {word}, got '{short(text)}'")
     return text
 
 
@@ -117,26 +82,23 @@ def identity(model: str, revision: str | None, profile: str) -> dict:
 
 def is_done(folder: Path, book: Notebook, parameters: dict, identity: dict) -> bool:
     """Whether this notebook's results are complete, unharmed, and from these very inputs."""
-    part = store.read_json(folder / "parts" / f"{book.id}.json")
+    part = next((part for part in store.parts(folder) if part["notebook"] == book.id), {})
     executed = part.get("executed", {})
-    if executed.get("source_sha256") != store.sha256(book.file):
+    if executed.get("source_sha256") != store.source_sha256(book.file):
         return False
     if executed.get("parameters") != parameters or executed.get("identity") != identity:
         return False
-    if part["code"]["digest"] != store.code_digest():
+    if part.get("code", {}).get("digest") != store.code_digest():
         return False
-    files = {folder / "notebooks" / f"{book.id}.ipynb": executed["sha256"]}
-    files |= {folder / "tables" / f"{n}.parquet": t["sha256"] for n, t in part["tables"].items()}
-    for figure in part["figures"].values():
-        files |= {folder / "figures" / name: digest for name, digest in figure["files"].items()}
-    return all(file.is_file() and store.sha256(file) == digest for file, digest in files.items())
+    files = {f"notebooks/{book.id}.ipynb": executed.get("sha256")} | store.described(part)
+    return all((folder / n).is_file() and store.sha256(folder / n) == digest for n, digest in files.items())
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a run folder; refuse in one line if another run is writing to it."""
+    runfolder.claim(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / ".lock", "w")  # noqa: SIM115 - held until the run ends
     except OSError as error:
         raise PrunelibError(f"cannot write to {folder}: {error.strerror}") from error
@@ -145,9 +107,7 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise PrunelibError(f"another run is writing to {folder}; wait for it or use --out") from None
-        # Nobody else writes here now, so half-written files are left over from a killed run.
-        for leftover in folder.rglob(".tmp-*"):
-            leftover.unlink(missing_ok=True)
+        runfolder.clean(folder)
         yield
 
 
@@ -155,12 +115,16 @@ def execute(folder: Path, book: Notebook, parameters: dict, identity: dict, prog
     """Execute one notebook into ``folder/notebooks`` and record it; returns its part.
 
     ``progress(text)`` is told what is being computed. A PrunelibError raised in
-    the notebook is raised here; any other error becomes a
-    :class:`NotebookFailed` that names the kept, half-executed notebook.
+    the notebook is raised here, and one is made of a lack of memory; any other error
+    becomes a :class:`NotebookFailed`. But for the first, the half-executed notebook is
+    kept and named. Tables and units that were finished are kept in any case.
     """
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    # What it logs of a kernel that died is said in one line below.
+    logging.getLogger("papermill").addHandler(logging.NullHandler())
     # Defaults are in the notebook already: only what differs is injected.
     changed = {k: v for k, v in parameters.items() if v != book.defaults[k]}
     target = folder / "notebooks" / f"{book.id}.ipynb"
@@ -169,8 +133,8 @@ def execute(folder: Path, book: Notebook, parameters: dict, identity: dict, prog
     with store.writing(target) as temporary, _progress_file(progress):
         try:
             papermill.execute_notebook(
-                str(book.file), str(temporary), changed, kernel_name="python3", progress_bar=False,
-                log_output=False, cwd=os.getcwd(), request_save_on_cell_execute=False,
+                _literal(book.file), _literal(temporary), changed, kernel_name="python3", progress_bar=False,
+                log_output=False, cwd=os.getcwd(),
                 # Warnings of the kernel's own start-up say nothing to a reader of the progress.
                 extra_arguments=["--IPKernelApp.log_level=50"],
             )  # fmt: skip
@@ -178,28 +142,54 @@ def execute(folder: Path, book: Notebook, parameters: dict, identity: dict, prog
             if error.ename == "PrunelibError":
                 raise PrunelibError(error.evalue) from None
             os.replace(temporary, failed)
-            raise NotebookFailed(f"{book.id} failed: {error.ename}: {error.evalue} (see {failed})") from error
+            what = " ".join(f"{error.ename}: {error.evalue}".split())
+            if _lacks_memory(error.ename, error.evalue):
+                raise PrunelibError(f"{book.id} ran out of memory ({what}): {SMALLER} (see {failed})") from error
+            raise NotebookFailed(f"{book.id} failed: {what} (see {failed})") from error
+        except DeadKernelError as error:
+            os.replace(temporary, failed)
+            raise PrunelibError(f"{book.id}: its process ended by itself, {_why_it_died()} (see {failed})") from error
     failed.unlink(missing_ok=True)
-    file = folder / "parts" / f"{book.id}.json"
-    part = store.read_json(file)
-    part["executed"] = {
+    return runfolder.finish(folder, book.id, {
         "sha256": store.sha256(target),
-        "source_sha256": store.sha256(book.file),
+        "source_sha256": store.source_sha256(book.file),
         "parameters": parameters,
         "identity": identity,
         "wall_seconds": round(time.time() - started, 1),
-    }
-    store.write_json(file, part)
-    store.merge(folder)
-    return part
+    })  # fmt: skip
 
 
-def discard(folder: Path) -> None:
-    """Forget every result of a run folder (``--fresh``)."""
-    for name in ("tables", "units", "parts", "figures", "notebooks"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    for name in ("manifest.json", "model.json"):
-        (folder / name).unlink(missing_ok=True)
+SMALLER = ("take a smaller --profile, --dtype bfloat16, or fewer prompts with -p limit=N; what was finished is kept")
+
+
+def _lacks_memory(name: str, text: str) -> bool:
+    """Whether an error of Python, numpy or torch says that memory could not be had."""
+    signs = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory")
+    return name in ("MemoryError", "OutOfMemoryError", "_ArrayMemoryError") or any(sign in text for sign in signs)
+
+
+def _why_it_died() -> str:
+    """What a process most likely died of that left no error: the most it used of what there is tells."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+    limit = _memory()
+    of = f"it used up to {used:.1f} GiB" + (f" of {limit:.1f}" if limit else "")
+    if limit and used < limit / 2:
+        return f"killed from outside or crashed ({of}): run again to continue, what was finished is kept"
+    return f"most likely killed for lack of memory ({of}): {SMALLER}"
+
+
+def _memory() -> float | None:
+    """GiB that a process here may use: the machine's, or the limit of its control group."""
+    found = [store.hardware()["memory_gib"]]
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # "max": no limit
+            found.append(int((Path("/sys/fs/cgroup") / file).read_text()) / 2**30)
+    return min((one for one in found if one), default=None)
+
+
+def _literal(path: Path) -> str:
+    """A path as papermill takes it, which fills in what stands in braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 class NotebookFailed(Exception):

@@ -8,44 +8,35 @@ A run folder ``runs/<model>/<profile>/`` holds everything one run produced::
     parts/<notebook>.json what each notebook recorded (values, claims, hashes)
     manifest.json         the parts merged: the one file the book reads
     units/                finished pieces of a table that is not complete yet
+    unfinished/<notebook>/ what a notebook that runs again will put in place of its finished results
 
 Every write goes to a temporary name and is renamed, so a killed run leaves
-only whole files. A table is computed again only when its key changed.
+only whole files. A table is computed again only when its key changed or its
+file is not the one that was recorded.
 """
 
-import ast
 import contextlib
 import hashlib
 import json
 import os
-import platform
+import re
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prunelib import paths
 from prunelib.errors import PrunelibError
+from prunelib.versions import code_digest, code_version, hardware, packages
+
+__all__ = ["code_digest", "code_version", "hardware", "packages"]  # recorded with every run, and found here
 
 SCHEMA = 1
-PACKAGES = [
-    *("prunelib", "torch", "transformers", "huggingface-hub", "tokenizers", "safetensors", "gguf"),
-    *("numpy", "scipy", "pandas", "pyarrow", "matplotlib", "seaborn"),
-    *("papermill", "nbclient", "ipykernel", "myst-nb", "jupyter-book", "sphinx"),
-]
-# Sources that can change a number in any table, and packages of which a table depends on what it
-# imports; all others can only change how a table is shown.
-_SHARED = ("arch.py", "checkpoint.py", "fetch.py", "lm.py", "hooks.py", "text.py", "paper.py", "compress", "measure")
-_GROWN = ("tasks", "experiments")
 
 
 # ---------------------------------------------------------------- atomic writes
@@ -80,11 +71,12 @@ def write_json(path: Path, content) -> None:
 
 
 def read_json(path: Path) -> dict:
-    """The JSON at ``path``, or ``{}`` when there is none or it is damaged."""
+    """The JSON object at ``path``, or ``{}`` when there is none or it is damaged."""
     try:
-        return json.loads(Path(path).read_text())
-    except (OSError, ValueError):
+        found = json.loads(Path(path).read_text())
+    except (OSError, ValueError, RecursionError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 # ---------------------------------------------------------------- fingerprints
@@ -96,93 +88,56 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def source_sha256(notebook: Path) -> str:
+    """Hex SHA-256 of a source notebook: of the file, but for what an editor adds that is opened and saved.
+
+    Outputs, counters and notes on the cells do not count, so that a notebook that was
+    run in Jupyter is the same source as before.
+    """
+    content = read_json(notebook)
+    try:
+        cells = [[cell["cell_type"], "".join(cell["source"]), cell["metadata"].get("tags", [])]
+                 for cell in content["cells"]]  # fmt: skip
+    except (KeyError, TypeError, AttributeError):
+        return sha256(notebook)
+    return key_hash({"cells": cells})
+
+
 def key_hash(key: dict) -> str:
     """Hex SHA-256 of a JSON-serialisable key, independent of the order of its fields."""
     return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
 
 
-@cache
-def code_digest(of: str = "") -> str:
-    """Hex SHA-256 over the package's sources, or over those that can change a table made by module ``of``.
-
-    These are the shared ones, and of the packages that are grown chapter by chapter only
-    what ``of`` imports: a new task does not make old theorem checks out of date.
-    """
-    root = Path(__file__).resolve().parent
-    digest = hashlib.sha256()
-    for file in _sources_of(of, root) if of else sorted(root.rglob("*.py")):
-        digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
-    return digest.hexdigest()
+LONGEST = 140
+"""Bytes of a table's name; with what is put around it, a file name stays below the 255 of most file systems."""
 
 
-def _sources_of(module: str, root: Path) -> list[Path]:
-    grown = {f"prunelib.{file.relative_to(root).with_suffix('').as_posix().replace('/', '.')}": file
-             for folder in _GROWN for file in (root / folder).rglob("*.py")}  # fmt: skip
-    found, waiting = set(), {module}
-    while waiting:
-        name = waiting.pop()
-        if name in grown and name not in found:
-            found.add(name)
-            waiting |= _imported(grown[name])
-    shared = [file for name in _SHARED for file in [root / name, *(root / name).rglob("*.py")] if file.is_file()]
-    return sorted([*shared, *(grown[name] for name in found)])
+def short(name: str) -> str:
+    """``name``, or where it is longer than :data:`LONGEST` its beginning and a hash of the whole."""
+    encoded = name.encode()
+    if len(encoded) <= LONGEST:
+        return name
+    return f"{encoded[:80].decode(errors='ignore').rstrip('-_,.')}-{hashlib.sha256(encoded).hexdigest()[:16]}"
 
 
-def _imported(file: Path) -> set[str]:
-    """Names of everything a source file imports, at its head or inside a function."""
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
+def is_plain(name) -> bool:
+    """Whether ``name`` is that of a file beside others: no folder, not hidden, nothing that a system refuses."""
+    return isinstance(name, str) and re.fullmatch(r"[^./\\\0][^/\\\0]{0,254}", name) is not None
 
 
-@cache
-def code_version() -> dict:
-    """``{commit, dirty, digest}`` of the running code; commit is None outside a git checkout."""
-    root = paths.project_root()
-
-    def git(*arguments: str) -> str | None:
-        command = ["git", "-C", str(root), *arguments]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.strip()
-
-    commit = git("rev-parse", "HEAD") if (root / ".git").exists() else None
-    dirty = bool(git("status", "--porcelain", "--", "prunelib", "notebooks", "data", "book"))
-    return {"commit": commit, "dirty": dirty if commit else None, "digest": code_digest()}
+def seal(path: Path) -> None:
+    """Record the hash of a file that no part of the manifest names, in ``<name>.sha256`` beside it."""
+    seal = path.with_name(f"{path.name}.sha256")
+    with writing(seal) as temporary:
+        temporary.write_text(sha256(path) + "\n")
 
 
-@cache
-def packages() -> dict[str, str]:
-    """Installed versions of the packages that matter to a result, and of Python."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
-@cache
-def hardware() -> dict:
-    """Processor, core count, memory and system of this machine."""
-    model = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), model)
-    memory = None
-    with contextlib.suppress(ValueError, OSError, AttributeError):
-        memory = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    return {
-        "processor": model,
-        "cores": os.cpu_count(),
-        "memory_gib": memory,
-        "system": f"{platform.system()} {platform.machine()}",
-    }
+def is_sealed(path: Path) -> bool:
+    """Whether ``path`` is, byte for byte, the file that :func:`seal` saw."""
+    try:
+        return path.with_name(f"{path.name}.sha256").read_text().strip() == sha256(path)
+    except (OSError, ValueError):
+        return False
 
 
 # ---------------------------------------------------------------- progress
@@ -226,6 +181,14 @@ def read_table(path: Path, key: dict | None = None) -> pd.DataFrame | None:
         return file.read().to_pandas()
     except (OSError, pa.ArrowException):
         return None
+
+
+def has_key(path: Path) -> bool:
+    """Whether the file is a table or an :class:`ArrayFile` of ours."""
+    try:
+        return b"prunelib_key" in (pq.read_schema(path).metadata or {})
+    except (OSError, pa.ArrowException):
+        return False
 
 
 def read_csv(path: Path) -> pd.DataFrame:
@@ -278,19 +241,41 @@ class Run:
 
     ``folder`` is ``runs/<model>/<profile>``; ``notebook`` names the part this
     object writes; ``common`` goes into the part as it is (model, parameters…).
+
+    Files of finished notebooks are never touched: what would take their place
+    waits in ``unfinished/<notebook>/`` until this notebook is finished too
+    (:func:`prunelib.runfolder.finish`).
     """
 
     def __init__(self, folder: Path, notebook: str, common: dict):
         self.folder = Path(folder)
         self.notebook = notebook
         self.units_computed = self.units_reused = 0
+        every = [*((self.folder, part) for part in parts(self.folder)), *unfinished(self.folder)]
+        finished = [part for home, part in every if home == self.folder and "executed" in part]
+        self._standing = {name for part in finished for name in described(part)}
+        self._standing |= {f"parts/{part['notebook']}.json" for part in finished}
+        self._recorded = [(name, entry, home) for home, part in every
+                          for name, entry in (part.get("earlier", {}) | part["tables"]).items()]  # fmt: skip
+        # An interrupted run of this notebook had tables too: their hashes stay known until this one is finished.
+        mine = (self._home(f"parts/{notebook}.json"), notebook)
+        before = next((part for home, part in every if (home, part["notebook"]) == mine), {})
+        earlier = before.get("earlier", {}) | before.get("tables", {})
         self.part = common | {
             "notebook": notebook,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "earlier": earlier,
             **{field: {} for field in ("tables", "figures", "values", "claims")},
         }
         self._started = time.time()
         self.save()
+
+    def place(self, name: str) -> Path:
+        """Where to write the file ``name`` (``figures/fig-x.csv``): its place, or apart if a finished one is there."""
+        return self._home(name) / name
+
+    def _home(self, name: str) -> Path:
+        return self.folder / UNFINISHED / self.notebook if name in self._standing else self.folder
 
     def tables(
         self,
@@ -304,55 +289,128 @@ class Run:
         ``compute(item)`` returns one frame for each of ``names``; the frames of
         all ``items`` are concatenated in order. A finished item is saved at
         once and not computed again after an interruption, as long as ``key``
-        (everything the numbers depend on) is the same.
+        (everything the numbers depend on) is the same, and its files are the
+        ones that were written.
         """
-        found = {name: read_table(self._table(name), key) for name in names}
-        if all(frame is not None for frame in found.values()):
+        files = {name: self._recorded_file(short(name), key) for name in names}
+        found = {name: read_table(file, key) for name, file in files.items() if file}
+        if len(found) == len(names) and all(frame is not None for frame in found.values()):
             self.units_reused += len(items)
-        else:
-            found = self._compute(names, key, items, compute)
-        for name in names:
-            entry = {"sha256": sha256(self._table(name)), "rows": len(found[name])}
-            self.part["tables"][name] = entry | {"key": key_hash(key)}
-        self.save()
-        return found
+            for name, file in files.items():
+                self._record(short(name), file, len(found[name]), key)
+            self.save()
+            return found
+        return self._compute(names, key, items, compute)
 
     def table(self, name: str, key: dict, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         """One table computed in one piece, or read back when its key is the same."""
         return self.tables([name], key, [None], lambda _: {name: compute()})[name]
 
     def _compute(self, names, key, items, compute) -> dict[str, pd.DataFrame]:
-        units = self.folder / "units" / f"{names[0]}-{key_hash(key)[:16]}"
+        units = self.folder / "units" / f"{short(names[0])}-{key_hash(key)[:16]}"
         pieces: dict[str, list[pd.DataFrame]] = {name: [] for name in names}
         for number, item in enumerate(items):
-            files = {name: units / f"{number:04d}.{name}.parquet" for name in names}
-            frames = {name: read_table(file, key) for name, file in files.items()}
+            files = {name: units / f"{number:04d}.{short(name)}.parquet" for name in names}
+            frames = {name: read_table(file, key) if is_sealed(file) else None for name, file in files.items()}
             if any(frame is None for frame in frames.values()):
                 frames = compute(item)
                 for name, file in files.items():
                     write_table(file, frames[name], key)
+                    seal(file)
                 self.units_computed += 1
             else:
                 self.units_reused += 1
             for name in names:
                 pieces[name].append(frames[name])
             report_progress(names[0], number + 1, len(items))
-        whole = {name: pd.concat(pieces[name], ignore_index=True) for name in names}
+        found = {}
         for name in names:
-            write_table(self._table(name), whole[name], key)
+            file = self.place(_table(short(name)))
+            write_table(file, pd.concat(pieces[name], ignore_index=True), key)
+            # Read back, so that a first run and a resumed one hand on the very same frames.
+            found[name] = read_table(file, key)
+            self._record(short(name), file, len(found[name]), key)
+        # Only a table whose hash is on record can do without its units.
+        self.save()
         shutil.rmtree(units, ignore_errors=True)
-        # Read back, so that a first run and a resumed one hand on the very same frames.
-        return {name: read_table(self._table(name), key) for name in names}
+        return found
 
-    def _table(self, name: str) -> Path:
-        return self.folder / "tables" / f"{name}.parquet"
+    def _recorded_file(self, name: str, key: dict) -> Path | None:
+        """The table ``name`` of this key that some notebook recorded, if its file is still what it was."""
+        wanted = key_hash(key)
+        for other, entry, home in reversed(self._recorded):
+            if other == name and entry.get("key") == wanted:
+                for folder in dict.fromkeys((home, self.folder)):
+                    file = folder / _table(name)
+                    if file.is_file() and sha256(file) == entry.get("sha256"):
+                        return file
+        return None
+
+    def _record(self, name: str, file: Path, rows: int, key: dict) -> None:
+        """Name a table in this part; one that waits for another notebook's end is copied to where it belongs."""
+        target = self.place(_table(name))
+        if file not in (target, self.folder / _table(name)):
+            with writing(target) as temporary:
+                shutil.copyfile(file, temporary)
+            file = target
+        entry = {"sha256": sha256(file), "rows": rows, "key": key_hash(key)}
+        self.part["tables"][name] = entry
+        home = self.folder if file == self.folder / _table(name) else self._home(_table(name))
+        self._recorded.append((name, entry, home))
 
     def save(self) -> None:
         """Write this notebook's part and merge all parts into ``manifest.json``."""
         self.part["units"] = {"computed": self.units_computed, "reused": self.units_reused}
         self.part["seconds"] = round(time.time() - self._started, 1)
-        write_json(self.folder / "parts" / f"{self.notebook}.json", self.part)
+        write_json(self.place(f"parts/{self.notebook}.json"), self.part)
         merge(self.folder)
+
+
+UNFINISHED = "unfinished"
+
+
+def _table(name: str) -> str:
+    return f"tables/{name}.parquet"
+
+
+def described(part: dict) -> dict[str, str]:
+    """The files that a part vouches for, by their names below the run folder: their hashes."""
+    found = {_table(name): entry["sha256"] for name, entry in part["tables"].items()}
+    for figure in part["figures"].values():
+        found |= {f"figures/{name}": digest for name, digest in figure["files"].items()}
+    return found
+
+
+def parts(folder: Path) -> list[dict]:
+    """The well-formed parts below ``folder``, in the order of their names; damaged ones are as good as none."""
+    found = ((file.stem, read_json(file)) for file in sorted((Path(folder) / "parts").glob("*.json")))
+    return [part for stem, part in found if _is_part(part, stem)]
+
+
+def unfinished(folder: Path) -> list[tuple[Path, dict]]:
+    """Parts of notebooks that began again and are not finished, each with the folder its files wait in."""
+    top = Path(folder) / UNFINISHED
+    homes = [home for home in sorted(top.glob("*/")) if not (home.is_symlink() or top.is_symlink())]
+    return [(home, part) for home in homes for part in parts(home) if part["notebook"] == home.name]
+
+
+def _is_part(part: dict, stem: str) -> bool:
+    """Whether what was read has the shape of a part, and names only files that lie below the run folder."""
+
+    def of_dicts(entries) -> bool:
+        return isinstance(entries, dict) and all(isinstance(entry, dict) for entry in entries.values())
+
+    tables, figures = part.get("tables"), part.get("figures")
+    return (
+        part.get("notebook") == stem
+        and isinstance(part.get("created"), str)
+        and all(of_dicts(part.get(field)) for field in ("tables", "figures", "values", "claims"))
+        and all(isinstance(part.get(field, {}), dict) for field in ("code", "parameters", "model", "executed", "units"))
+        and of_dicts(part.get("earlier", {}))
+        and all(is_plain(name) and isinstance(entry.get("sha256"), str) for name, entry in tables.items())
+        and all(is_plain(name) for figure in figures.values()
+                for name in (figure["files"] if isinstance(figure.get("files"), dict) else ["/"]))
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------- manifest
@@ -366,18 +424,18 @@ def merge(folder: Path) -> dict:
     that recorded them.
     """
     folder = Path(folder)
-    parts = [part for file in sorted((folder / "parts").glob("*.json")) if (part := read_json(file))]
-    if not parts:
+    known = parts(folder)
+    if not known:
         raise PrunelibError(f"nothing was run in {folder}: start with `prunelib run`")
-    newest = max(parts, key=lambda part: part["created"])
+    newest = max(known, key=lambda part: part["created"])
     shared = ("model", "profile", "seed", "code", "packages", "hardware", "created")
     manifest = {"schema": SCHEMA, **{field: newest.get(field) for field in shared}}
     manifest |= {field: {} for field in ("parameters", "notebooks", "tables", "figures", "values", "claims")}
-    for part in parts:
+    for part in known:
         name = part["notebook"]
         manifest["parameters"][name] = part.get("parameters", {})
         if "executed" in part:
-            manifest["notebooks"][name] = part["executed"] | {"units": part["units"], "code": part["code"]}
+            manifest["notebooks"][name] = part["executed"] | {key: part.get(key, {}) for key in ("units", "code")}
         manifest["tables"] |= part["tables"]
         manifest["figures"] |= part["figures"]
         for field in ("values", "claims"):

@@ -128,7 +128,7 @@ def write_run(root: Path, run: Path, cells: list[dict]) -> None:
         "notebooks": {
             "01-demo": {
                 "sha256": store.sha256(executed),
-                "source_sha256": store.sha256(root / "notebooks" / "01-demo.ipynb"),
+                "source_sha256": store.source_sha256(root / "notebooks" / "01-demo.ipynb"),
                 "code": code_version,
             }
         },

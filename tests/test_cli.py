@@ -38,6 +38,31 @@ def refused(done):
         (["run", "05", "-p", "drop_cuont=3"], "did you mean 'drop_count'"),
         (["run", "05", "-p", "drop_count=many"], "must be a whole number"),
         (["run", "--seed", "x"], "must be a whole number"),
+        (["run", "--seed", "-1"], "seed must be a whole number from 0 to 4294967295, got -1"),
+        (["run", "--seed", str(2**64)], "seed must be a whole number from 0 to 4294967295"),
+        (["run", "--seed", "9" * 5000], "must be a whole number, got '9999"),
+        (["compress", "--spec", "wanda:2:4", "--out", "x", "--seed", "-1"], "seed must be"),
+        (["run", "06", "-p", "temperature=nan"], "temperature must be a number, got 'nan'"),
+        (["run", "--out", "x" * 300], "File name too long"),
+        (["run", "--model", "m" * 5000], "m" * 5000),
+        (["run", "--model", "~nobody-of-that-name/m"], "begins with ~"),
+        (["it's"], 'unknown COMMAND \'it\'s\''),
+        (["%s"], "unknown COMMAND '%s'"),
+        (["run", "-p", "%s=%d"], "unknown parameter '%s'"),
+        (["run", "--out", os.fsdecode(b"\xff")], "not UTF-8"),
+        (["whence", "x" * 300 + ".svg"], "File name too long"),
+        # everything is checked before anything runs
+        (["run", "-p", "specs=wanda:0.5"], "08-dropping-layers takes drop, sites; 'wanda:0.5' is for 07-methods, 09-"),
+        (["run", "07", "09", "-p", "specs=drop:attn:8:iter"], "09-sparsity takes magnitude, wanda, sparsegpt; 'drop"),
+        (["run", "-p", "specs=wonda:0.5"], "did you mean 'wanda'"),
+        (["run", "-p", "temperature=-1"], "temperature must be above 0, got -1"),
+        (["run", "-p", "temperatures=1,-2"], "temperature must be above 0, got -2"),
+        (["run", "-p", "limit=-1"], "limit must be 0 or a number of prompts, got -1"),
+        (["run", "-p", "prompts=nothing.jsonl"], "nothing.jsonl"),
+        (["run", "-p", "drop_count=-1"], "drop_count must be at least 0, got -1"),
+        (["run", "-p", "benchmark_items=-1"], "benchmark_items must be at least 0, got -1"),
+        (["run", "-p", "pooling=max"], "unknown pooling 'max'"),
+        (["run", "-p", "corpus=./none"], "no such corpus folder: ./none"),
         (["run", "--sed", "1"], "unknown argument --sed"),
         (["runn"], "did you mean 'run'"),
         ([], "required"),
@@ -59,18 +84,40 @@ def test_bad_usage_is_one_line_and_exit_2(arguments, message, tmp_path):
         (["06", "-p", "temperature=0"], "temperature must be above 0, got 0"),
         (["06", "-p", "temperatures=1,-2"], "temperature must be above 0, got -2"),
         (["06", "-p", "layer=30"], "layer must be -1 or 0 to 29"),
+        (["10", "-p", "specs=sites:attn:3,mlp:30"], "there is no mlp:30 to drop: the model has 30 layers"),
+        (["08", "-p", "specs=drop:angular:31"], "cannot drop 31 block sites"),
         (["06", "-p", "prompts=nothing.jsonl"], "nothing.jsonl"),
     ],
 )
-def test_a_bad_value_found_while_running_is_one_line_and_exit_2(arguments, message, tmp_path, default_lm):
+def test_a_bad_value_for_this_model_is_one_line_before_anything_runs(arguments, message, tmp_path, default_lm):
     done = prunelib("run", *arguments, "--profile", "smoke", cwd=tmp_path)
     assert message in refused(done)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "runs").write_text("a file where the folder should be")
     done = prunelib("run", "05", "--profile", "smoke", "--out", "runs/x", cwd=tmp_path)
     assert "cannot write to runs/x" in refused(done)
+
+
+def test_a_folder_of_the_user_s_is_refused_with_fresh_too(tmp_path):
+    mine = tmp_path / "notebooks" / "05-layerwise.ipynb"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    for more in ([], ["--fresh"]):
+        message = refused(prunelib("run", "05", "--out", ".", *more, cwd=tmp_path))
+        assert message == "prunelib: . is not empty and no run folder of prunelib; name another one with --out"
+    assert mine.read_text() == "mine" and [p.name for p in tmp_path.iterdir()] == ["notebooks"]
+
+
+def test_a_reader_that_goes_away_ends_quietly(tmp_path):
+    command = [sys.executable, "-m", "prunelib.cli", "run", "--dry-run"]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, cwd=tmp_path, timeout=120)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_dry_run_names_notebooks_and_parameters_and_writes_nothing(tmp_path):

@@ -150,7 +150,7 @@ def test_dtype_and_device(folder):
 
 def test_local_folder(folder):
     lm = prunelib.load(str(folder), device="cpu")
-    assert (lm.slug, lm.revision, lm.licence) == ("my-model", None, "unknown")
+    assert "my-model" in lm.slug and (lm.revision, lm.licence) == (None, "unknown")
     assert (lm.n_layers, lm.d_model) == (4, 32) and lm.vocab_size == lm.W.shape[0]
     assert not lm.model.training and not any(p.requires_grad for p in lm.model.parameters())
     assert {"name", "slug", "revision", "fingerprint", "family", "n_layers", "d_model",

@@ -36,7 +36,7 @@ def test_what_is_read_again_is_the_run(kept, tmp_path):
 def test_it_is_read_after_notebooks_and_code_have_changed(kept, tmp_path, monkeypatch):
     root, _, source = kept
     notebook = root / "notebooks" / "01-demo.ipynb"
-    notebook.write_text(notebook.read_text() + "\n")
+    notebook.write_text(notebook.read_text().replace("6 * 7", "6 * 8"))
     monkeypatch.setattr(store, "code_digest", lambda of="": "other")
     again = reference.restore(source, tmp_path / "again")
     assert len(publish.gate(again, root)) == 2 and publish.gate(again, root, current=False) == []

@@ -7,7 +7,7 @@ import os
 import nbformat
 import pytest
 
-from prunelib import runner, store
+from prunelib import runner, sources, store
 from prunelib.errors import PrunelibError
 
 SOURCE = '''
@@ -30,21 +30,21 @@ def write(tmp_path, folder, body="", parameters='n = 3\nname = "a"\nshare = 0.5\
     book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     file = tmp_path / "07-demo.ipynb"
     nbformat.write(book, file)
-    return runner.Notebook("07-demo", file, runner._defaults(file))
+    return sources.Notebook("07-demo", file, sources.defaults(file))
 
 
 def test_every_source_notebook_declares_the_common_parameters_and_carries_no_output():
-    for book in runner.select([]):
+    for book in sources.select([]):
         assert set(runner.COMMON) <= set(book.defaults), book.id
         cells = json.loads(book.file.read_text())["cells"]
         assert not any(c.get("outputs") or c.get("execution_count") for c in cells), book.id
 
 
 def test_notebooks_are_found_by_number_name_or_path():
-    assert [b.id for b in runner.select(["5"])] == ["05-layerwise"]
-    assert [b.id for b in runner.select(["notebooks/05-layerwise.ipynb", "05"])] == ["05-layerwise"]
+    assert [b.id for b in sources.select(["5"])] == ["05-layerwise"]
+    assert [b.id for b in sources.select(["notebooks/05-layerwise.ipynb", "05"])] == ["05-layerwise"]
     with pytest.raises(PrunelibError, match="did you mean '05-layerwise'"):
-        runner.select(["05-layerwyse"])
+        sources.select(["05-layerwyse"])
 
 
 @pytest.mark.parametrize(
@@ -114,6 +114,52 @@ def test_a_bug_in_a_notebook_keeps_the_half_executed_notebook_for_a_look(tmp_pat
         execute(book, folder)
     assert (folder / "notebooks" / "07-demo.failed.ipynb").is_file()
     assert not (folder / "notebooks" / "07-demo.ipynb").exists()
+
+
+@pytest.mark.parametrize("name", ["{x}", "{", "a{0}b}", "%s", "a b", "naïve", "-"])
+def test_a_folder_of_any_name_is_taken_as_it_is(tmp_path, name):
+    folder = tmp_path / name / "run"
+    book = write(tmp_path, folder)
+    _, part = execute(book, folder)
+    assert store.sha256(folder / "notebooks" / "07-demo.ipynb") == part["executed"]["sha256"]
+    assert [path.name for path in (tmp_path / name).iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "its process ended by itself, killed from"),
+        ("raise MemoryError('no')", r"07-demo ran out of memory .MemoryError: no.: take a smaller --profile"),
+        ("raise RuntimeError('[enforce fail] DefaultCPUAllocator: can\\'t allocate memory')", "ran out of memory"),
+    ],
+)
+def test_a_lack_of_memory_is_one_line_and_what_was_done_is_kept(tmp_path, folder, body, message):
+    book = write(tmp_path, folder, body=f"print('so far')\n{body}\n")
+    with pytest.raises(PrunelibError, match=message) as error:
+        execute(book, folder)
+    failed = folder / "notebooks" / "07-demo.failed.ipynb"
+    assert f"see {failed}" in str(error.value) and "kept" in str(error.value)
+    assert json.loads(failed.read_text())["cells"] and not (folder / "notebooks" / "07-demo.ipynb").exists()
+    write(tmp_path, folder)
+    assert execute(book, folder)[1]["units"] == {"computed": 0, "reused": 1}
+    assert not failed.exists()
+
+
+def test_a_process_that_used_most_of_the_memory_was_killed_for_it(monkeypatch):
+    monkeypatch.setattr(runner, "_memory", lambda: 0.001)
+    assert runner._why_it_died().startswith("most likely killed for lack of memory (it used up to ")
+    assert "--dtype bfloat16" in runner._why_it_died()
+
+
+def test_an_interrupted_notebook_leaves_its_finished_record(tmp_path, folder):
+    book = write(tmp_path, folder)
+    parameters, part = execute(book, folder)
+    write(tmp_path, folder, body="1 / 0\n")
+    with pytest.raises(runner.NotebookFailed):
+        execute(book, folder, n=4)
+    assert store.parts(folder) == [part]
+    write(tmp_path, folder)
+    assert runner.is_done(folder, book, parameters, "same files")
 
 
 def _hold(folder, ready, release):

@@ -11,10 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from prunelib import store
+from prunelib import store, versions
 from prunelib.errors import PrunelibError
+from prunelib.paths import data_dir
 
 
 @pytest.fixture
@@ -60,7 +63,7 @@ def test_finished_units_survive_a_failure_and_are_not_computed_again(run):
 def test_kill_minus_nine_leaves_the_same_table_as_an_undisturbed_run(tmp_path):
     script = textwrap.dedent("""
         import os, signal, sys, pandas as pd
-        from prunelib import store
+        from prunelib import store, versions
         folder, die_at = sys.argv[1], int(sys.argv[2])
         def compute(i):
             if i == die_at:
@@ -127,13 +130,111 @@ def test_keys_ignore_the_order_of_fields():
 
 def test_the_code_digest_of_a_table_covers_what_its_module_imports():
     root = Path(store.__file__).parent
-    names = {f.relative_to(root).as_posix() for f in store._sources_of("prunelib.experiments.tasks", root)}
+    names = {f.relative_to(root).as_posix() for f in versions._sources_of("prunelib.experiments.tasks", root)}
     # shared, its own, imported at the head, imported inside a function, imported by an import
     needed = ("lm.py", "compress/drop.py", "experiments/tasks.py", "experiments/methods.py", "tasks/readouts.py",
               "tasks/score.py", "tasks/prefix.py")  # fmt: skip
     assert names >= set(needed)
     assert not {name for name in names if name.startswith(("figures", "claims", "publish", "cli"))}
-    theorems = {f.relative_to(root).as_posix() for f in store._sources_of("prunelib.experiments.theorems", root)}
+    theorems = {f.relative_to(root).as_posix() for f in versions._sources_of("prunelib.experiments.theorems", root)}
     assert not {name for name in theorems if name.startswith("tasks/")}
     digests = [store.code_digest(), *(store.code_digest(f"prunelib.experiments.{m}") for m in ("tasks", "theorems"))]
     assert len(set(digests)) == 3
+
+
+# ---------------------------------------------------------------- damage is not blessed
+
+
+def edit(file, change):
+    """Write another content under the old key, as a user with pandas and pyarrow would."""
+    table = pq.read_table(file)
+    changed = pa.Table.from_pandas(change(table.to_pandas()), preserve_index=False)
+    pq.write_table(changed.replace_schema_metadata(table.schema.metadata), file)
+
+
+def test_an_edited_table_is_computed_again(run):
+    good = run.table("t", {"k": 1}, lambda: frame(3))
+    file = run.folder / "tables" / "t.parquet"
+    edit(file, lambda table: table.assign(x=99.0))
+    assert store.read_table(file, {"k": 1})["x"].tolist() == [99.0] * 3  # its key is still the old one
+    again = store.Run(run.folder, "05-layerwise", {"code": {}})
+    pd.testing.assert_frame_equal(again.table("t", {"k": 1}, lambda: frame(3)), good)
+    assert (again.units_computed, again.units_reused) == (1, 0)
+
+
+def test_an_edited_unit_is_computed_again(run):
+    def compute(item, broken):
+        if broken and item == 3:
+            raise RuntimeError("killed here")
+        return {"t": frame(item)}
+
+    with pytest.raises(RuntimeError):
+        run.tables(["t"], {"k": 1}, [1, 2, 3], lambda item: compute(item, True))
+    edit(next((run.folder / "units").glob("*/0001.t.parquet")), lambda table: table.assign(x=99.0))
+    found = run.tables(["t"], {"k": 1}, [1, 2, 3], lambda item: compute(item, False))
+    assert found["t"]["x"].max() == 2.5 and (run.units_computed, run.units_reused) == (4, 1)
+
+
+def test_a_table_that_no_part_records_is_computed_again(run):
+    run.table("t", {"k": 1}, lambda: frame(3))
+    (run.folder / "parts" / "05-layerwise.json").write_text("{}")
+    again = store.Run(run.folder, "05-layerwise", {"code": {}})
+    again.table("t", {"k": 1}, lambda: frame(3))
+    assert again.units_computed == 1
+
+
+def test_a_table_is_known_by_whichever_notebook_recorded_it(run):
+    run.table("t", {"k": 1}, lambda: frame(3))
+    other = store.Run(run.folder, "06-other", {"code": {}})
+    other.table("t", {"k": 1}, lambda: 1 / 0)
+    assert other.units_reused == 1 and other.part["tables"]["t"] == run.part["tables"]["t"]
+
+
+def test_a_kill_before_the_hash_is_on_record_keeps_the_units(run, monkeypatch):
+    monkeypatch.setattr(run, "save", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run.tables(["t"], {"k": 1}, [1, 2], lambda n: {"t": frame(n)})
+    again = store.Run(run.folder, "05-layerwise", {"code": {}})
+    again.tables(["t"], {"k": 1}, [1, 2], lambda n: 1 / 0)
+    assert again.units_reused == 2
+
+
+# ---------------------------------------------------------------- names
+
+
+def test_names_stay_short_and_tell_apart_what_they_name(run):
+    plans = [",".join(f"attn:{layer}" for layer in range(start, 64)) for start in (0, 1)]
+    names = ["answers_sites-" + plan.replace(":", "-").replace(",", "_") for plan in plans]
+    for name in names:
+        run.table(name, {"k": 1}, lambda name=name: frame(len(name)))
+    files = [file.name for file in (run.folder / "tables").iterdir()]
+    assert len(files) == 2 and all(len(file) < 120 and file.startswith("answers_sites-attn-") for file in files)
+    again = store.Run(run.folder, "06-other", {"code": {}})
+    for name in names:
+        assert len(again.table(name, {"k": 1}, lambda: 1 / 0)) == len(name)
+    assert {f"{name}.parquet" for name in again.part["tables"]} == set(files)
+
+
+def test_names_of_the_committed_reference_are_what_they_were():
+    tables = (data_dir() / "reference").glob("*/tables/*.parquet")
+    names = [file.stem for file in tables]
+    assert names and all(store.short(name) == name and store.is_plain(name) for name in names)
+
+
+def test_a_long_name_is_cut_between_characters():
+    assert store.short("ä" * 200).startswith("ä" * 40 + "-") and len(store.short("ä" * 200).encode()) < 100
+
+
+def test_a_notebook_that_jupyter_saved_is_the_same_source(tmp_path):
+    def write(name, *, source=("a = 1\n", "a"), tags=("parameters",), **more):
+        cell = {"cell_type": "code", "source": list(source), "metadata": {"tags": list(tags)}, "outputs": [],
+                "execution_count": None}  # fmt: skip
+        cell |= more
+        (tmp_path / name).write_text(json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+        return store.source_sha256(tmp_path / name)
+
+    first = write("a.ipynb")
+    printed = [{"output_type": "stream", "text": "1"}]
+    assert first == write("b.ipynb", outputs=printed, execution_count=3, source="a = 1\na")
+    others = write("c.ipynb", source="a = 2"), write("d.ipynb", tags=()), write("e.ipynb", cell_type="raw")
+    assert len({first, *others}) == 4

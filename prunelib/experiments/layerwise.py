@@ -167,6 +167,30 @@ def drop_order(ch: Chapter, seed: int | None = None) -> pd.DataFrame:
     return ch.table("drop_order" if own else f"drop_order_seed{seed}", key, compute)
 
 
+def plan_of(ch: Chapter, spec: str, seed: int | None = None):
+    """The drop plan of any specification of one, by the calibration text of ``seed``, the run's own unless given.
+
+    One that importance scores do not give (``drop:attn:8:iter``, ``drop:angular:4``) is kept as a table.
+    """
+    from prunelib.compress import drop, parse
+
+    seed, method = ch.seed if seed is None else seed, parse(spec)
+    if isinstance(method, drop.DropPlan):
+        return method
+    if method.kind in drop.RANKINGS and not method.iterative:
+        return drop.from_spec(method.spec, drop_order(ch, seed))
+
+    def compute() -> pd.DataFrame:
+        sites = method.plan(ch.lm, ch.calibration(seed)).sites
+        return pd.DataFrame({"kind": [s.kind for s in sites], "layer": [s.layer for s in sites]})
+
+    key = {"spec": method.spec, "calibration": ch.calibration_key, "of_seed": seed}
+    found = ch.table(f"drop_plan_{method.spec.replace(':', '-')}_seed{seed}", key, compute)
+    sites = tuple(drop.Site(row.kind, int(row.layer)) for row in found.itertuples())
+    kind = "block" if method.kind == "angular" else method.kind
+    return drop.DropPlan(sites, kind, {}, method.label, method.spec)
+
+
 # ---------------------------------------------------------------- what the figures draw
 
 

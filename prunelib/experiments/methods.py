@@ -14,7 +14,8 @@ from prunelib import store
 from prunelib.compress import parse
 from prunelib.errors import PrunelibError
 from prunelib.experiments.chapter import Chapter
-from prunelib.experiments.layerwise import drop_order
+from prunelib.experiments.checks import parse_specs
+from prunelib.experiments.layerwise import plan_of
 from prunelib.measure.stats import cluster_mean, smooth
 
 FAMILIES = {
@@ -68,7 +69,7 @@ def plan_walks(ch: Chapter, specs: str = "") -> list[Walk]:
     profile = ch.run.part["profile"]
     drops, families = drop_specs(ch), list(FAMILIES[profile])
     if specs:
-        named = [parse(one).spec for one in specs.split(",") if one.strip() and one.strip() != "dense"]
+        named = [method.spec for method in parse_specs(ch.run.notebook, specs) if method.spec != "dense"]
         drops = tuple(one for one in named if kind_of(one) == "drop")
         families = [(one,) for one in named if kind_of(one) != "drop"]
         seeded = tuple(one for one in named if kind_of(one) == "sparsify" and parse(one).needs)
@@ -211,7 +212,7 @@ _MASK = "mask"
 
 
 def _file(ch: Chapter, spec: str, seed: int):
-    return ch.run.folder / "weights" / f"{spec.replace(':', '-')}.seed{seed}.parquet"
+    return ch.run.folder / "weights" / f"{store.short(spec.replace(':', '-'))}.seed{seed}.parquet"
 
 
 def _key(ch: Chapter, spec: str, seed: int) -> dict:
@@ -225,7 +226,8 @@ def _save(ch: Chapter, made, seed: int) -> None:
     from prunelib.compress.weights import all_weights
 
     dense = {weight.name: weight for weight in all_weights(ch.lm)}
-    with store.ArrayFile(_file(ch, made.spec, seed), _key(ch, made.spec, seed)) as file:
+    target = _file(ch, made.spec, seed)
+    with store.ArrayFile(target, _key(ch, made.spec, seed)) as file:
         for name, weight in made.weights.items():
             kept = weight != 0
             if torch.equal(weight, dense[name].get().masked_fill(~kept, 0)):
@@ -234,6 +236,7 @@ def _save(ch: Chapter, made, seed: int) -> None:
             plain = weight.detach().cpu().contiguous()
             data = plain.view(-1).view(torch.uint8).numpy().tobytes()
             file.add(name, plain.shape, str(plain.dtype).removeprefix("torch."), data)
+    store.seal(target)
 
 
 def _saved(ch: Chapter, spec: str, seed: int):
@@ -242,7 +245,8 @@ def _saved(ch: Chapter, spec: str, seed: int):
 
     from prunelib.compress.weights import all_weights
 
-    arrays = store.read_arrays(_file(ch, spec, seed), _key(ch, spec, seed))
+    file = _file(ch, spec, seed)
+    arrays = store.read_arrays(file, _key(ch, spec, seed)) if store.is_sealed(file) else None
     if arrays is None:
         return None
     dense = {weight.name: weight for weight in all_weights(ch.lm)}
@@ -264,11 +268,11 @@ def compressed(ch: Chapter, spec: str, seed: int | None = None):
     planned on the importance scores of that text, data-free methods are computed
     anew, which is as fast as reading.
     """
-    from prunelib.compress import apply, drop
+    from prunelib.compress import apply
 
     seed = ch.seed if seed is None else seed
-    if spec.startswith("drop:") and not spec.endswith(":iter") and spec.split(":")[1] in drop.KINDS:
-        plan = drop.from_spec(spec, drop_order(ch, seed))
+    if kind_of(spec) == "drop":
+        plan = plan_of(ch, spec, seed)
         return apply.variant(ch.lm, plan, {}, plan)
     method = parse(spec)
     if not method.needs:

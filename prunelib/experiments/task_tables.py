@@ -5,8 +5,10 @@ import math
 import pandas as pd
 
 from prunelib import claims, committed, paper
+from prunelib.compress import drop, parse
 from prunelib.experiments import tasks
 from prunelib.experiments.chapter import Chapter
+from prunelib.experiments.layerwise import plan_of
 from prunelib.experiments.methods import kind_of
 from prunelib.measure import stats
 
@@ -26,11 +28,12 @@ def dropping(ch: Chapter, answers: pd.DataFrame) -> pd.DataFrame:
     and percentages of the layers of their own model. Every score is taken above what guessing gives.
     """
     table = tasks.kept(answers, SHOWN)
+    drawn = dict.fromkeys(["attn", "mlp", "block", *(_dropped(spec)[0] for spec in table["spec"] if spec != "dense")])
     rows = []
     for row in table.itertuples():
-        _, kind, count = (row.spec.split(":") + ["", ""])[:3]
-        kinds = ("attn", "mlp", "block") if row.spec == "dense" else (kind,)
-        x = 0.0 if row.spec == "dense" else 100 * int(count or 0) / ch.model["n_layers"]
+        kind, count = _dropped(row.spec)
+        kinds = drawn if row.spec == "dense" else (kind,)
+        x = 100 * count / ch.model["n_layers"]
         rows += [("this run", "", one, x, row.readout, row.kept, row.lo, row.hi) for one in kinds]
     for figure, (readout, name) in _PAPER.items():
         for series, kind in _PAPER_KINDS.items():
@@ -42,6 +45,15 @@ def dropping(ch: Chapter, answers: pd.DataFrame) -> pd.DataFrame:
     # The paper drops further than our plans go; past the right edge of ours nothing is compared.
     most = found[found["source"] == "this run"].groupby("kind")["x"].max()
     return found[found["x"] <= found["kind"].map(most) + 1e-9].reset_index(drop=True)
+
+
+def _dropped(spec: str) -> tuple[str, int]:
+    """The panel a drop belongs to (attn, mlp, block, or joint for attention and MLP together), and how many sites."""
+    method = parse(spec)
+    if spec == "dense":
+        return "", 0
+    count = len(method.sites) if isinstance(method, drop.DropPlan) else method.count
+    return {"angular": "block", "mixed": "joint"}.get(method.kind, method.kind), count
 
 
 def _reference(ch: Chapter, figure_id: str, own: pd.DataFrame) -> pd.DataFrame:
@@ -203,11 +215,9 @@ def drop_lists(ch: Chapter, specs):
     """Which layers each plan drops, by the run's own calibration text; for the page, no list cut short."""
     from IPython.display import HTML
 
-    from prunelib.compress import drop
-    from prunelib.experiments.layerwise import drop_order
-
-    plans = [drop.from_spec(spec, drop_order(ch)) for spec in specs if kind_of(spec) == "drop"]
-    found = pd.DataFrame([(p.label, ", ".join(str(s.layer) for s in p.sites)) for p in plans],
+    plans = [plan_of(ch, spec) for spec in specs if kind_of(spec) == "drop"]
+    found = pd.DataFrame([(p.label, ", ".join(str(s.layer if p.kind in drop.KINDS else s) for s in p.sites))
+                          for p in plans],
                          columns=["plan", "layers, first dropped first"])  # fmt: skip
     with pd.option_context("display.max_colwidth", None):
         return HTML(found.to_html(index=False))

@@ -12,7 +12,8 @@ import pandas as pd
 from prunelib import store
 from prunelib.errors import PrunelibError
 from prunelib.experiments.chapter import Chapter
-from prunelib.experiments.layerwise import drop_order
+from prunelib.experiments.checks import parse_specs
+from prunelib.experiments.layerwise import plan_of
 from prunelib.experiments.methods import compressed, kind_of
 from prunelib.measure import stats
 from prunelib.paths import data_dir
@@ -62,18 +63,9 @@ def drop_specs(ch: Chapter) -> list[str]:
     return [f"drop:{kind}:{n}" for kind, numbers in counts.items() for n in numbers]
 
 
-def chosen(ch: Chapter, specs: str, default: Sequence[str], allowed: Sequence[str]) -> list[str]:
-    """A notebook's comma-separated ``specs``, or the default ones.
-
-    Raises PrunelibError for one whose method (``drop:attn``, ``wanda``) is not of ``allowed``.
-    """
-    from prunelib.compress import parse
-
-    named = [parse(one).spec for one in specs.split(",") if one.strip()]
-    for one in named:
-        if not any(one.startswith(f"{start}:") for start in allowed):
-            raise PrunelibError(f"this chapter compares {', '.join(allowed)}; '{one}' is none of them")
-    return list(dict.fromkeys(named)) or list(default)
+def chosen(ch: Chapter, specs: str, default: Sequence[str]) -> list[str]:
+    """A notebook's comma-separated ``specs`` (checks.parse_specs), or the default ones."""
+    return [method.spec for method in parse_specs(ch.run.notebook, specs)] or list(default)
 
 
 def answers(ch: Chapter, specs: Sequence[str]) -> pd.DataFrame:
@@ -148,8 +140,7 @@ def _same_as(ch: Chapter, spec: str, seed: int) -> str:
         return spec
     from prunelib.compress import drop
 
-    plan = drop.from_spec(spec, None if spec.startswith(drop.EXPLICIT) else drop_order(ch, seed))
-    sites = sorted((site.layer, site.kind) for site in plan.sites)
+    sites = sorted((site.layer, site.kind) for site in plan_of(ch, spec, seed).sites)
     return drop.EXPLICIT + ",".join(f"{kind}:{layer}" for layer, kind in sites)
 
 

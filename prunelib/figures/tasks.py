@@ -7,7 +7,7 @@ from prunelib.figures.style import Style
 from prunelib.paper import figures, series_names, source
 
 READOUTS = {"choice": "multiple choice", "forced": "next token, true answer so far", "generation": "generation"}
-KINDS = {"attn": "attention dropped", "mlp": "MLP dropped", "block": "blocks dropped"}
+KINDS = {"attn": "attention dropped", "mlp": "MLP dropped", "block": "blocks dropped", "joint": "both dropped"}
 
 
 def _looks(style: Style) -> dict[str, dict]:

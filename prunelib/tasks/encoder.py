@@ -208,6 +208,14 @@ def _compared(encoder: Encoder, layer: int, block: nn.Module, add) -> Iterator[N
 # ---------------------------------------------------------------- a language model as an embedder
 
 POOLINGS = ("mean", "last")
+
+
+def check_pooling(name: str) -> None:
+    """Raises PrunelibError for a pooling that is none of :data:`POOLINGS`."""
+    if name not in POOLINGS:
+        raise PrunelibError(f"unknown pooling '{name}'{nearest(name, POOLINGS)}; use mean or last")
+
+
 INSTRUCTION = "Given a question, retrieve passages that answer the question"
 """The one that E5-Mistral was trained with for question answering."""
 
@@ -225,8 +233,7 @@ class Embedder:
     instruction: str = ""
 
     def __post_init__(self):
-        if self.pooling not in POOLINGS:
-            raise PrunelibError(f"unknown pooling '{self.pooling}'{nearest(self.pooling, POOLINGS)}; use mean or last")
+        check_pooling(self.pooling)
 
     @property
     def name(self) -> str:

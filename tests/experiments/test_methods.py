@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
-from prunelib import figures
+from prunelib import figures, store
+from prunelib.compress import parse
 from prunelib.experiments import chapter, methods
+from prunelib.experiments.layerwise import plan_of
 
 SMALL = chapter.Profile(2, 4, 1, 3, 12, 1, 2, 3, 3, 2, 8)
 
@@ -23,8 +25,6 @@ def open_chapter(tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(methods.FAMILIES, "smoke", (("magnitude:0.5", "rtn:4:g8"), ("wanda:0.5", "sparsegpt:0.5")))
 
     def opened():
-        from prunelib import store
-
         options = {"seed": 0, "prompts": "default", "temperatures": (1.0,), "load": lambda: lm}
         common = {"profile": "smoke", "parameters": {}, "model": lm.describe(), "seed": 0, "code": {}}
         run = store.Run(tmp_path / "run", "07-methods", common)
@@ -68,6 +68,61 @@ def test_weights_are_kept_to_the_bit(open_chapter, spec, monkeypatch):
     read = methods.compressed(open_chapter(), spec)
     assert made.weights.keys() == read.weights.keys()
     assert all(torch.equal(made.weights[n], read.weights[n]) for n in made.weights)
+
+
+def test_edited_weights_are_not_read_back(open_chapter):
+    ch = open_chapter()
+    first = methods.compressed(ch, "wanda:0.5").weights
+    file = ch.run.folder / "weights" / "wanda-0.5.seed0.parquet"
+    key = methods._key(ch, "wanda:0.5", 0)
+    with store.ArrayFile(file, key) as target:  # other weights under the old key
+        for name, weight in first.items():
+            target.add(name, weight.shape, "float32", torch.zeros_like(weight).numpy().tobytes())
+    assert store.read_arrays(file, key) is not None
+    second = methods.compressed(open_chapter(), "wanda:0.5").weights
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+ANY_DROP = ("drop:attn:2:iter", "drop:angular:2", "drop:joint:3", "sites:attn:3,mlp:0")
+
+
+def test_every_kind_of_drop_has_a_plan_that_is_measured_once(open_chapter, tiny):
+    for spec in ANY_DROP:
+        made = methods.compressed(open_chapter(), spec)
+        plan = parse(spec)
+        plan = plan.plan(tiny("llama"), open_chapter().calibration()) if plan.needs else plan
+        assert (made.plan.sites, made.spec, made.label) == (plan.sites, spec, parse(spec).label)
+    ch = open_chapter()
+    ch._load = None  # planned without the model, the second time
+    assert [len(plan_of(ch, spec).sites) for spec in ANY_DROP] == [2, 2, 3, 2]
+    assert ch.run.units_computed == 0
+
+
+def test_every_kind_of_drop_goes_through_chapters_7_and_8(open_chapter, tmp_path, monkeypatch):
+    from prunelib import committed
+    from prunelib.experiments import task_tables, tasks
+
+    ch = open_chapter()
+    tables = methods.measure(ch, ",".join(ANY_DROP))
+    assert list(dict.fromkeys(methods.memory(tables)["spec"])) == ["dense", *ANY_DROP]
+    ch.run.notebook = "08-dropping-layers"
+    assert tuple(tasks.chosen(ch, ",".join(ANY_DROP), [])) == ANY_DROP
+
+    def ask(spec):
+        rows = [dict.fromkeys(tasks.READOUTS, float(n % 3 > 0)) | {"item_id": f"i{n}", "passage_id": f"p{n}"}
+                for n in range(9)]  # fmt: skip
+        return pd.DataFrame(rows)
+
+    found = tasks._each(ch, "answers", [("dense", 0), *((spec, 0) for spec in ANY_DROP)], lambda spec: {}, ask)
+    monkeypatch.setattr(committed, "beside", lambda slug, profile: None)
+    table = task_tables.dropping(ch, found.assign(chance=0.25))
+    own = table[(table["source"] == "this run") & (table["x"] > 0)]
+    drawn = {(row.kind, row.x) for row in own.itertuples()}
+    assert drawn == {("attn", 50), ("block", 50), ("joint", 75), ("joint", 50)}
+    card = figures.draw("fig-dropping-kept", table, tmp_path, {"model": {"name": "tiny"}})
+    assert "nan" not in card.caption + card.alt
+    shown = task_tables.drop_lists(ch, ANY_DROP).data
+    assert "attn:3, mlp:0" in shown and "Drop-2B angular" in shown
 
 
 def test_measured_and_single_weights_agree(open_chapter):
