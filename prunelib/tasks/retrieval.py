@@ -119,20 +119,25 @@ def search(embedder, corpus: Corpus, batch_size: int = 32) -> pd.DataFrame:
     """The :data:`DEPTH` nearest documents of every judged query by cosine: ``query_id, doc_id, score``.
 
     ``embedder`` has ``embed(texts, query)`` returning unit vectors. Equal scores keep the corpus's order.
+    A query that is itself a document (ArguAna, Quora: the two have one id) is left out of its own ranking,
+    as BEIR's ``evaluate`` does with ``ignore_identical_ids``: it would always be the nearest.
     """
     ids = np.array(list(corpus.documents))
     vectors = embedder.embed(list(corpus.documents.values()), batch_size=batch_size)
     asked = corpus.asked
     queries = embedder.embed([corpus.queries[q] for q in asked], query=True, batch_size=batch_size)
-    depth, parts = min(DEPTH, len(ids)), []
+    depth, parts = min(DEPTH + 1, len(ids)), []
     for start in range(0, len(asked), 256):
+        some = np.array(asked[start : start + 256])
         scores = queries[start : start + 256] @ vectors.T
         best = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
         parts.append(pd.DataFrame({
-            "query_id": np.repeat(asked[start : start + 256], depth), "doc_id": ids[best].ravel(),
+            "query_id": np.repeat(some, depth), "doc_id": ids[best].ravel(),
             "score": np.take_along_axis(scores, best, 1).ravel().astype(float),
         }))  # fmt: skip
-    return pd.concat(parts, ignore_index=True)
+    found = pd.concat(parts, ignore_index=True)
+    found = found[found["query_id"] != found["doc_id"]]
+    return found.groupby("query_id", sort=False).head(DEPTH).reset_index(drop=True)
 
 
 def evaluate(found: pd.DataFrame, corpus: Corpus) -> pd.DataFrame:
@@ -155,14 +160,21 @@ def evaluate(found: pd.DataFrame, corpus: Corpus) -> pd.DataFrame:
 
 
 def chance(corpus: Corpus, repeats: int = 200, seed: int = 0) -> float:
-    """Mean nDCG@10 of ranking the corpus at random, simulated ``repeats`` times a query."""
+    """Mean nDCG@10 of ranking the corpus at random, simulated ``repeats`` times a query.
+
+    A query that is itself a document ranks the others (:func:`search`).
+    """
     rng, n = np.random.default_rng(seed), len(corpus.documents)
     discount = 1 / np.log2(np.arange(2, 12))
     scores = []
-    for wanted in corpus.relevant.values():
+    for query, wanted in corpus.relevant.items():
         grades = np.zeros(max(n, 10))
         grades[: len(wanted)] = list(wanted.values())
         ideal = np.sort(grades)[::-1][:10] @ discount
-        shuffled = rng.permuted(np.tile(grades[:n], (repeats, 1)), axis=1)[:, :10]
+        ranked = grades[:n]
+        if query in corpus.documents:
+            own = list(wanted).index(query) if query in wanted else n - 1
+            ranked = np.delete(ranked, own)
+        shuffled = rng.permuted(np.tile(ranked, (repeats, 1)), axis=1)[:, :10]
         scores.append((shuffled @ discount[: shuffled.shape[1]]).mean() / ideal)
     return float(np.mean(scores))

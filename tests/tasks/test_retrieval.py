@@ -52,6 +52,25 @@ def test_equal_scores_keep_the_order_of_the_corpus():
     assert retrieval.evaluate(found, CORPUS).set_index("query_id").loc["q", "mrr"] == 0.5
 
 
+def test_a_query_that_is_a_document_is_left_out_of_its_own_ranking():
+    # As in ArguAna, where each query is a document of the corpus: "a" asks with its own text and seeks "b".
+    corpus = Corpus("itself", {"a": "A", "b": "B", "c": "C"}, {"a": "A", "q": "Q"}, {"a": {"b": 1}, "q": {"a": 1}})
+    found = retrieval.search(FIXED, corpus)
+    assert found.groupby("query_id", sort=False)["doc_id"].apply(list).to_dict() == {
+        "a": ["b", "c"], "q": ["a", "b", "c"],
+    }  # fmt: skip
+    assert retrieval.evaluate(found, corpus)["ndcg"].tolist() == [1.0, 1.0]  # 1/log2(3) with itself first
+    # By chance "b" is first or second of two, for "q" the document sought is first, second or third of three.
+    by_hand = ((1 + 1 / np.log2(3)) / 2 + (1 + 1 / np.log2(3) + 1 / 2) / 3) / 2
+    assert retrieval.chance(corpus, repeats=4000) == pytest.approx(by_hand, abs=0.01)
+
+
+def test_a_corpus_deeper_than_the_ranking_gives_such_a_query_its_full_depth(monkeypatch):
+    monkeypatch.setattr(retrieval, "DEPTH", 2)
+    corpus = Corpus("itself", {"a": "A", "b": "B", "c": "C"}, {"a": "A", "q": "Q"}, {"a": {"c": 1}, "q": {"a": 1}})
+    assert list(retrieval.search(FIXED, corpus)["doc_id"]) == ["b", "c", "a", "b"]
+
+
 def test_a_query_that_found_nothing_scores_zero():
     found = retrieval.search(FIXED, CORPUS)
     table = retrieval.evaluate(found[found["query_id"] == "q"], CORPUS).set_index("query_id")
