@@ -23,6 +23,7 @@ import tomllib
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from functools import cache
 from pathlib import Path
 
@@ -30,6 +31,9 @@ from prunelib import cachefiles as files
 from prunelib import hub
 from prunelib.errors import PrunelibError, nearest
 from prunelib.paths import cache_dir, data_dir
+
+DATE = "2024-07-26"
+"""What a chat template that prints today's date is told instead: the day that Llama 3's own template falls back on."""
 
 RECIPE = 1
 """Raised when the conversion changes, so that older caches are made again."""
@@ -99,8 +103,23 @@ def fetch(name: str, revision: str | None = None, progress: bool = True) -> Sour
 def identity(name: str, revision: str | None = None) -> dict:
     """What the bytes of a model are known by, without reading them or any network.
 
-    Equal identities mean the same files; used to decide that a result is current.
+    Equal identities mean the same files, asked on the same date (:func:`prompt_date`); used to decide that a
+    result is current.
     """
+    given = {} if prompt_date().isoformat() == DATE else {"date": prompt_date().isoformat()}
+    return _identity(name, revision) | given
+
+
+def prompt_date() -> date:
+    """The day that chat templates print: ``$PRUNELIB_DATE`` (year-month-day), else :data:`DATE`."""
+    text = os.environ.get("PRUNELIB_DATE") or DATE
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise PrunelibError(f"PRUNELIB_DATE must be a date such as {DATE}, got '{text}'") from None
+
+
+def _identity(name: str, revision: str | None) -> dict:
     alias, local = aliases().get(name), _local(name)
     if alias and alias.wheel:
         return {"wheel": alias.wheel, "sha256": alias.sha256, "recipe": RECIPE}

@@ -7,8 +7,10 @@ never ask where the model came from.
 
 import hashlib
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,9 @@ from prunelib.paths import slugify
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 LENSES = ("raw", "normed")
+
+_TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")  # what a chat template calls
+_TAIL = 16  # tokens of a context that are decoded with what follows it
 
 # Facts about how a model was stored, not about the function it computes.
 _VOLATILE_CONFIG = {"_name_or_path", "_model_name_or_path", "transformers_version", "architectures",
@@ -140,22 +145,78 @@ class LM:
         """
         return pad([self.encode_one(text, chat) for text in texts], self.pad_id, side, self.device)
 
-    def encode_one(self, text: str, chat: bool | None = None) -> list[int]:
-        """Token ids of one text, unpadded; see :meth:`encode`."""
-        tokenizer = self.require_tokenizer()
-        template = bool(getattr(tokenizer, "chat_template", None))
+    def encode_one(self, text: str, chat: bool | None = None, end: bool = False) -> list[int]:
+        """Token ids of one text, unpadded; see :meth:`encode`.
+
+        Special tokens before the text are the tokenizer's own. What it appends is left out, since a text
+        that has ended is not continued; ``end=True`` keeps it, for an embedder that was trained to read it.
+        Raises PrunelibError for an id that the model has no embedding for.
+        """
+        tokenizer, template = self.require_tokenizer(), self.chat_template
         if chat and not template:
             raise PrunelibError(f"{self.name} has no chat template; use chat=False")
         if chat is False or not template:
-            return list(tokenizer(text)["input_ids"])
-        rendered = tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False)
+            ids = list(tokenizer(text)["input_ids"])
+            return self.known(ids if end else self.unended(ids))
+        rendered = tokenizer.apply_chat_template([{"role": "user", "content": text}], chat_template=template,
+                                                 add_generation_prompt=True, tokenize=False)  # fmt: skip
         # The template writes its own special tokens.
-        return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
+        return self.known(list(tokenizer(rendered, add_special_tokens=False)["input_ids"]))
 
-    def decode(self, ids: list[int]) -> str:
-        """Text of token ids, special tokens left out."""
-        return self.require_tokenizer().decode(ids, skip_special_tokens=True)
+    def known(self, ids: list[int]) -> list[int]:
+        """``ids``, each of which the model has an embedding for. Raises PrunelibError naming one that it has not."""
+        highest = max(ids, default=0)
+        if highest >= self.vocab_size:
+            token = self.require_tokenizer().convert_ids_to_tokens(highest)
+            raise PrunelibError(f"the tokenizer of {self.name} gives id {highest} ('{token}') and the model has "
+                                f"{self.vocab_size} embeddings: it is the tokenizer of another model")  # fmt: skip
+        return ids
+
+    def unended(self, ids: list[int]) -> list[int]:
+        """``ids`` without the special tokens that the tokenizer puts after every text, where it does."""
+        last = self._appended
+        return ids[: len(ids) - len(last)] if last and ids[-len(last) :] == last else ids
+
+    @cached_property
+    def _appended(self) -> list[int]:
+        plain, whole = (list(self.tokenizer("a", add_special_tokens=special)["input_ids"]) for special in (False, True))
+        starts = [i for i in range(len(whole) - len(plain) + 1) if whole[i : i + len(plain)] == plain]
+        return whole[starts[-1] + len(plain) :] if plain and starts else []
+
+    @property
+    def chat_template(self) -> str | None:
+        """The tokenizer's chat template, None where it has none.
+
+        Where it prints today's date it prints that of :func:`prunelib.fetch.prompt_date`, so that the same
+        prompt is the same tomorrow. Raises PrunelibError where that cannot be arranged.
+        """
+        if not getattr(self.tokenizer, "chat_template", None):
+            return None
+        template = self.tokenizer.get_chat_template()
+        fixed = _TODAY.sub(lambda found: repr(fetch.prompt_date().strftime(found[2])), template)
+        if "strftime_now(" in fixed:
+            raise PrunelibError(f"the chat template of {self.name} prints today's date in a form that cannot be fixed")
+        return fixed
+
+    @property
+    def _reads_date(self) -> bool:
+        return bool(self.chat_template) and self.chat_template != self.tokenizer.get_chat_template()
+
+    def decode(self, ids: list[int], context: list[int] | None = None) -> str:
+        """Text of token ids, special tokens left out; after the token ids ``context``, where they are given.
+
+        A tokenizer may write its first token without the space before it, so what was written after a
+        prompt is decoded together with the prompt's end, which is then taken off.
+        """
+        decode = self.require_tokenizer().decode
+        before = list(context or [])[-_TAIL:]
+        head = decode(before, skip_special_tokens=True)
+        # A character of several tokens that begins in the context is nobody's; the ids alone say what they hold.
+        if head and not head.endswith("\ufffd"):
+            whole = decode([*before, *ids], skip_special_tokens=True)
+            if whole.startswith(head):
+                return whole[len(head) :]
+        return decode(ids, skip_special_tokens=True)
 
     def require_tokenizer(self):
         if self.tokenizer is None:
@@ -186,7 +247,7 @@ class LM:
             "n_layers": self.n_layers, "d_model": self.d_model, "vocab_size": self.vocab_size,
             "licence": self.licence, "dtype": str(self.dtype).removeprefix("torch."),
             "device": self.device.type,
-        }
+        } | ({"date": fetch.prompt_date().isoformat()} if self._reads_date else {})
 
     def scale_logits(self, z: Tensor) -> Tensor:
         """The family's logit scaling and softcap applied to ``W h`` (identity for most)."""

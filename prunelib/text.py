@@ -147,7 +147,7 @@ def _tokens(lm: LM, texts: Iterator[str], enough: int) -> list[int]:
     """Token ids of the texts one after another, without special tokens; stops at ``enough``."""
     tokenizer, ids = lm.require_tokenizer(), []
     for text in texts:
-        ids += tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        ids += lm.known(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
         # A text is taken whole: where a file is cut depends on the seed alone.
         if len(ids) >= enough:
             break
@@ -216,7 +216,7 @@ def trajectories(lm: LM, prompts: list[Prompt], new_tokens: int, seed: int = 0,
                       draws=draws[rows] if temperature else None, temperature=temperature)
         for i, ids in zip(rows, new.tolist(), strict=True):
             found[i] = Trajectory(prompts[i].id, prompts[i].kind, encoded[i] + ids,
-                                  len(encoded[i]), lm.decode(ids))
+                                  len(encoded[i]), lm.decode(ids, encoded[i]))
     return [found[i] for i in range(len(prompts))]
 
 

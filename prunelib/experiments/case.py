@@ -48,7 +48,7 @@ def _tokens(ch: Chapter, texts: pd.DataFrame, spec: str) -> pd.DataFrame:
     rows = []
     for text, p_own, p_dense in zip(texts.itertuples(), own, dense, strict=True):
         for position, token in enumerate(text.ids):
-            written = ch.lm.decode([int(token)])
+            written = ch.lm.decode([int(token)], text.ids[:position])
             rows.append((spec, text.label, text.prompt_id, prompts[text.prompt_id], position, written,
                          p_own[position], p_dense[position]))  # fmt: skip
     names = ["spec", "label", "prompt_id", "prompt", "position", "token", "p_own", "p_dense"]

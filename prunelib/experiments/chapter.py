@@ -66,6 +66,7 @@ class Chapter:
         versions = store.packages()
         return {
             "model": self.model["fingerprint"],
+            **{name: self.model[name] for name in ("date",) if name in self.model},  # printed by its chat template
             "dtype": self.model["dtype"],
             "device": self.model["device"],
             "code": store.code_digest(module),

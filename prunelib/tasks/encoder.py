@@ -249,9 +249,9 @@ class Embedder:
         lm = self.lm
         if query and self.instruction:
             texts = [f"Instruct: {self.instruction}\nQuery: {text}" for text in texts]
-        ids = [lm.encode_one(text, chat=False) for text in texts]
+        ids = [lm.encode_one(text, chat=False, end=True) for text in texts]
         if self.pooling == "last":
-            ids = [row + [min(lm.eos_ids)] for row in ids]
+            ids = [row if row[-1] in lm.eos_ids else row + [min(lm.eos_ids)] for row in ids]
         limit = getattr(lm.config, "max_position_embeddings", None) or float("inf")
         longest = max(range(len(ids)), key=lambda i: len(ids[i]))
         if len(ids[longest]) > limit:

@@ -55,7 +55,7 @@ def greedy(
         order = order[len(rows) :]
         state = begin(lm, [prompts[i][: prefix[i]] for i in rows], memo) if prefix[rows[0]] else None
         for i, ids, ended in _decode(lm, rows, [prompts[i][prefix[i] :] for i in rows], state, max_new, stop):
-            text, cut = _cut(lm.decode(ids), stop)
+            text, cut = _cut(lm.decode(ids, prompts[i]), stop)
             found[i] = Generated(ids, text, ended or cut)
             if progress:
                 progress(len(found), len(prompts))

@@ -216,7 +216,8 @@ def _load(task: str, asked: str | dict, shots: int | None) -> dict:
 def wrapped(lm, batch_size: int = 32, progress: Callable[[int, int], None] | None = None):
     """``lm`` as lm-eval's own model class, with our scoring and greedy decoding inside.
 
-    Prompts, token ids and stop strings are lm-eval's. Nothing is cut silently: what does not fit raises
+    Prompts, token ids and stop strings are lm-eval's, but for what a tokenizer puts after every text: a text that
+    has ended is not continued. Nothing is cut silently: what does not fit raises
     PrunelibError, before anything is computed. Sampling, beams, a checkpoint with penalties of its own and
     the windows of whole texts are left to lm-eval.
     """
@@ -227,6 +228,9 @@ def wrapped(lm, batch_size: int = 32, progress: Callable[[int, int], None] | Non
     from prunelib.tasks.score import Request, loglikelihoods
 
     class Shared(HFLM):
+        def tok_encode(self, *args, **kwargs):
+            return lm.unended(super().tok_encode(*args, **kwargs))
+
         def loglikelihood(self, requests, disable_tqdm=False):
             self._items = requests
             for item in requests:
@@ -245,7 +249,7 @@ def wrapped(lm, batch_size: int = 32, progress: Callable[[int, int], None] | Non
             return list(zip(scored["logprob"], scored["matched"] == scored["tokens"], strict=True))
 
         def generate_until(self, requests, disable_tqdm=False):
-            prompts = [self.tok_batch_encode([item.args[0]])[0][0].tolist() for item in requests]
+            prompts = [lm.unended(self.tok_batch_encode([item.args[0]])[0][0].tolist()) for item in requests]
             options = [normalize_gen_kwargs(item.args[1], self.max_gen_toks) for item in requests]
             for item, prompt, asked in zip(requests, prompts, options, strict=True):
                 self._check(item, new=asked["max_gen_toks"], prompt=prompt)
@@ -282,6 +286,7 @@ def wrapped(lm, batch_size: int = 32, progress: Callable[[int, int], None] | Non
         def _check(self, item, new: int = 0, **parts: list[int]) -> None:
             where, tokens = f"{item.task_name}, document {item.doc_id}", sum(map(len, parts.values())) + new
             for name, ids in parts.items():
+                lm.known(ids)
                 if not ids:
                     raise PrunelibError(f"{where}: the {name} gives no tokens, there is nothing to score")
             if tokens > self.max_length:
@@ -289,7 +294,10 @@ def wrapped(lm, batch_size: int = 32, progress: Callable[[int, int], None] | Non
                                     "shots, or a limit before it")  # fmt: skip
 
     # A copy: lm-eval gives a tokenizer without a pad token one. The options of an item repeat its context.
-    model = Shared(pretrained=lm.model, tokenizer=copy.deepcopy(lm.require_tokenizer()), batch_size=batch_size)
+    tokenizer = copy.deepcopy(lm.require_tokenizer())
+    if lm.chat_template:
+        tokenizer.chat_template = lm.chat_template
+    model = Shared(pretrained=lm.model, tokenizer=tokenizer, batch_size=batch_size)
     model.tok_encode = functools.lru_cache(maxsize=64)(model.tok_encode)
     return model
 

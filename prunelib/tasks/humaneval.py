@@ -78,7 +78,8 @@ def _sample(lm: LM, ids: list[list[int]], samples: int, temperature: float, max_
         top_p=TOP_P, top_k=0, num_return_sequences=samples, max_new_tokens=max_new, pad_token_id=lm.pad_id,
         stop_strings=list(STOP), tokenizer=lm.require_tokenizer(),
     )  # fmt: skip
-    texts = lm.tokenizer.batch_decode(made[:, length:], skip_special_tokens=True)
+    asked = [one for one in ids for _ in range(samples)]
+    texts = [lm.decode(row, before) for row, before in zip(made[:, length:].tolist(), asked, strict=True)]
     texts = [text[: min((at for at in map(text.find, STOP) if at >= 0), default=None)] for text in texts]
     return [texts[i : i + samples] for i in range(0, len(texts), samples)]
 
