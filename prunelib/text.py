@@ -117,7 +117,7 @@ def calibration(lm: LM, source: str = "self", n: int = 32, length: int = 128,
     """
     if n < 1 or length < 2:
         raise PrunelibError(f"calibration needs n ≥ 1 and length ≥ 2, got n={n}, length={length}")
-    _check_length(lm, length, "calibration")
+    lm.check_length(length, "a calibration sequence")
     generator = torch.Generator().manual_seed(seed)
     if source == "self":
         ids = _sample(lm, n, length, generator)
@@ -206,7 +206,7 @@ def trajectories(lm: LM, prompts: list[Prompt], new_tokens: int, seed: int = 0,
         raise PrunelibError(f"temperature must not be negative, got {temperature}")
     encoded = [lm.encode_one(prompt.text) for prompt in prompts]
     for prompt, ids in zip(prompts, encoded, strict=True):
-        _check_length(lm, len(ids) + new_tokens, f"prompt '{prompt.id}' with {new_tokens} new")
+        lm.check_length(len(ids) + new_tokens, f"prompt '{prompt.id}' with {new_tokens} new tokens")
     generator = torch.Generator().manual_seed(seed)
     draws = torch.rand(len(prompts), new_tokens, generator=generator, dtype=torch.float64)
     found: dict[int, Trajectory] = {}
@@ -258,9 +258,3 @@ def _choose(z: Tensor, draw: Tensor | None, temperature: float) -> Tensor:
 
 def _batches(rows: list[int], size: int) -> Iterator[list[int]]:
     return (rows[i: i + size] for i in range(0, len(rows), size))
-
-
-def _check_length(lm: LM, length: int, what: str) -> None:
-    limit = getattr(lm.config, "max_position_embeddings", None)
-    if limit and length > limit:
-        raise PrunelibError(f"{what} tokens need {length} positions, {lm.name} has {limit}")

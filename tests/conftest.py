@@ -53,6 +53,7 @@ CONFIGS = {
     "gemma3_text": _MODERN | _MIXED | {"head_dim": 8},
     "granite": _MODERN | {"residual_multiplier": 0.7, "logits_scaling": 4.0},
     "cohere": _MODERN | {"logit_scale": 0.25},
+    "cohere-qknorm": _MODERN | {"logit_scale": 0.25, "use_qk_norm": True},
     "phi": _MODERN,
     "smollm3": _MODERN,
     "stablelm": _MODERN,

@@ -106,7 +106,7 @@ def test_half_precision(capsys, folder, monkeypatch):
         (["--spec", "wanda:0.5", "--sequences", "0"], "calibration needs n ≥ 1"),
         (["--spec", "wanda:0.5", "--sequences", "many"], "sequences must be a whole number, got 'many'"),
         (["--spec", "wanda:0.5", "--length", "1.5"], "length must be a whole number"),
-        (["--spec", "wanda:0.5", "--length", "65"], "need 65 positions, tiny has 64"),
+        (["--spec", "wanda:0.5", "--length", "65"], "needs 65 positions, tiny has 64"),
         (["--spec", "wanda:0.5", "--seed", "x"], "seed must be a whole number"),
         (["--spec", "wanda:0.5", "--calibration", "no.txt"], "cannot read no.txt"),
         (["--spec", "wanda:0.5", "--calibration", "slef"], "must end in .txt or .jsonl"),

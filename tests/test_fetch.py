@@ -307,6 +307,37 @@ def test_gguf_is_converted_once(cache, gguf, monkeypatch):
     assert fetch.models()[-1]["source"] == "gguf:tiny.gguf"
 
 
+def test_all_parts_of_a_split_gguf_are_read(cache, tmp_path, gguf):
+    import torch
+
+    tiny_files.write_gguf(tmp_path / "tiny.gguf", split=6)
+    parts = sorted(tmp_path.glob("tiny-*.gguf"))
+    assert len(parts) > 2 and fetch.gguf_parts(parts[1]) == parts
+    whole, *named = (fetch.fetch(str(file)) for file in (gguf, parts[0], parts[-1]))
+    assert named[0].path == named[1].path != whole.path  # one conversion, whichever part is named
+    models = [checkpoint.open_model(source.path, torch.float32)[0].state_dict() for source in (whole, named[0])]
+    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+    before = fetch.identity(str(parts[0]))
+    parts[1].write_bytes(parts[1].read_bytes()[:-4] + b"\0\0\0\0")
+    assert fetch.identity(str(parts[0])) != before and fetch.fetch(str(parts[0])).path != named[0].path
+
+
+def test_a_split_gguf_without_one_of_its_parts(cache, tmp_path):
+    tiny_files.write_gguf(tmp_path / "tiny.gguf", split=6)
+    first, second, *_ = sorted(tmp_path.glob("tiny-*.gguf"))
+    second.unlink()
+    with refused("is one of", str(second), "is not there"):
+        fetch.fetch(str(first))
+    assert not [path for path in (cache / "models").glob("*gguf-*") if path.is_dir()]
+
+
+def test_a_gguf_that_lacks_a_tensor_is_not_filled_with_noise(cache, tmp_path):
+    bad = tiny_files.write_gguf(tmp_path / "bad.gguf", without="blk.1.ffn_up.weight")
+    with refused("incomplete: it lacks model.layers.1.mlp.up_proj.weight"):
+        fetch.fetch(str(bad))
+    assert not [path for path in (cache / "models").glob("*gguf-*") if path.is_dir()]
+
+
 def test_damaged_gguf(cache, tmp_path, gguf):
     bad = tmp_path / "bad.gguf"
     bad.write_bytes(gguf.read_bytes()[:200])

@@ -110,7 +110,50 @@ def test_a_missing_tensor_is_not_made_up(folder):
 
 def test_a_tensor_of_another_shape(folder):
     edit_config(folder, intermediate_size=64)
-    with refused("cannot read the weights"):
+    with refused("does not fit its configuration", "model.layers.0.mlp.down_proj.weight is [", "in the file and ["):
+        prunelib.load(str(folder))
+
+
+@pytest.mark.parametrize(("name", "shape"), [
+    ("model.layers.0.self_attn.q_proj.bias", (32,)),  # saved with biases, read with attention_bias false
+    ("model.layers.9.mlp.up_proj.weight", (64, 32)),  # more layers than the configuration says
+    ("model.layers.0.mlp.up_proj.weight_scale", (1,)),  # quantized, and not said so
+])  # fmt: skip
+def test_a_tensor_without_a_place_is_not_dropped(folder, name, shape):
+    weights = load_file(folder / "model.safetensors")
+    weights[name] = torch.ones(shape)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with refused("does not fit its configuration", f"the model has no place for {name}"):
+        prunelib.load(str(folder))
+
+
+def test_buffers_of_older_versions_are_no_fault(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    prunelib.load(str(folder))
+
+
+@pytest.mark.parametrize("named", ["pytorch_model.bin", "../model.safetensors", "sub/model.safetensors", 7])
+def test_an_index_that_names_other_files_is_not_followed(folder, named):
+    (folder / "pytorch_model.bin").write_bytes(b"a pickle")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(load_file(folder / "model.safetensors"), named)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with refused(f"names '{named}': only .safetensors files beside it are read"):
+        prunelib.load(str(folder))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"weight_map": 3}'])
+def test_a_damaged_index(folder, text):
+    (folder / "model.safetensors.index.json").write_text(text)
+    with refused("cannot read", "model.safetensors.index.json"):
+        prunelib.load(str(folder))
+
+
+def test_an_index_that_names_a_file_that_is_not_there(folder):
+    index = {"weight_map": dict.fromkeys(load_file(folder / "model.safetensors"), "model-00002-of-00002.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with refused("incomplete: it lacks model-00002-of-00002.safetensors"):
         prunelib.load(str(folder))
 
 

@@ -47,14 +47,17 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def write_gguf(path: Path, layers: int = 2, width: int = 32) -> Path:
-    """A random float32 llama with a byte-pair vocabulary of single letters."""
+def write_gguf(path: Path, layers: int = 2, width: int = 32, split: int = 0, without: str = "") -> Path:
+    """A random float32 llama with a byte-pair vocabulary of single letters.
+
+    ``split`` tensors a part, where it is above 0; ``without`` leaves the tensor of this name out.
+    """
     import gguf
     import numpy as np
 
     letters = ["<unk>", "<s>", "</s>", *map(chr, range(ord("a"), ord("z") + 1)), "Ġ", "ab", "cd"]
     random, hidden = np.random.default_rng(0), 2 * width
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, "llama", split_max_tensors=split)
     writer.add_context_length(64)
     writer.add_embedding_length(width)
     writer.add_block_count(layers)
@@ -74,7 +77,8 @@ def write_gguf(path: Path, layers: int = 2, width: int = 32) -> Path:
 
     def add(name, *shape):
         noise = random.standard_normal(shape) * width**-0.5
-        writer.add_tensor(name, (noise + (len(shape) == 1)).astype(np.float32))
+        if name != without:
+            writer.add_tensor(name, (noise + (len(shape) == 1)).astype(np.float32))
 
     add("token_embd.weight", len(letters), width)
     add("output.weight", len(letters), width)

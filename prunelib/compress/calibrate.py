@@ -110,7 +110,7 @@ class Batch:
 def batches(lm, input_ids: Tensor, attention_mask: Tensor | None = None, batch_size: int = 8) -> list[Batch]:
     """Token ids [n, S] as batches in front of block 0.
 
-    Raises PrunelibError for a shape that is not [n, S], no tokens, or rows of only padding.
+    Raises PrunelibError for a shape that is not [n, S], no tokens, rows of only padding or longer than the model reads.
     """
     if input_ids.dim() != 2 or input_ids.numel() == 0:
         raise PrunelibError(f"calibration needs token ids [n, length], not {list(input_ids.shape)}")
@@ -118,6 +118,8 @@ def batches(lm, input_ids: Tensor, attention_mask: Tensor | None = None, batch_s
         raise PrunelibError(f"batch_size must be at least 1, not {batch_size}")
     if attention_mask is not None and attention_mask.shape != input_ids.shape:
         raise PrunelibError(f"attention_mask must be {list(input_ids.shape)}, not {list(attention_mask.shape)}")
+    lm.check_length(input_ids.shape[1] if attention_mask is None else int(attention_mask.sum(-1).max()),
+                    "a calibration sequence")  # fmt: skip
     found = []
     for first in range(0, len(input_ids), batch_size):
         rows = slice(first, first + batch_size)

@@ -58,9 +58,9 @@ class Weight:
 def weights(lm, layer: int) -> list[Weight]:
     """The matrices of a block in the order of its modules.
 
-    Raises PrunelibError where the block holds a matrix that is neither an
-    ``nn.Linear`` nor a ``Conv1D`` (such as the stacked experts of a mixture), or
-    has none at all: a method must never leave part of a model silently dense.
+    Norms are no matrices, whatever the shape of their weight. Raises PrunelibError
+    where the block holds a matrix that is neither an ``nn.Linear`` nor a ``Conv1D`` (such
+    as the stacked experts of a mixture), or has none at all: a method must never leave part of a model silently dense.
     """
     from torch import nn
     from transformers.pytorch_utils import Conv1D
@@ -69,6 +69,8 @@ def weights(lm, layer: int) -> list[Weight]:
     for path, module in block.named_modules():
         if isinstance(module, nn.Linear | Conv1D):
             found.append(Weight(layer, path, module, isinstance(module, Conv1D)))
+        elif "norm" in type(module).__name__.lower():
+            continue  # one scale a head and feature (Cohere's query and key norms) is no linear map
         elif any(p.dim() > 1 for p in module.parameters(recurse=False)):
             raise PrunelibError(
                 f"{lm.name} cannot be compressed: layer {layer} has '{path}' ({type(module).__name__}), "

@@ -70,16 +70,33 @@ _HEADS: WeakKeyDictionary = WeakKeyDictionary()
 
 
 def head_of(lm) -> Head:
-    """The head of a loaded model; kept as long as the model, so that G is computed once."""
-    if lm not in _HEADS:
+    """The head of a loaded model; kept as long as its weights are these, so that G is computed once.
+
+    An edit is seen whether it swaps the storage (``.data = ``, hooks.replaced), writes in place (PyTorch
+    counts the version), or writes through ``.data``, which PyTorch does not count: hence a checksum.
+    """
+    state = _state(lm)
+    known = _HEADS.get(lm)
+    if known is None or known[0] != state:
         config, arch = lm.model.config, lm.arch
         factor, divisor, cap = (
             getattr(config, name, None) if name else None
             for name in (arch.logit_scale, arch.logit_divisor, arch.softcap)
         )
         scale = (1.0 if factor is None else factor) / (1.0 if divisor is None else divisor)
-        _HEADS[lm] = Head(lm.W.detach(), lm.unembed_bias, float(scale), cap)
-    return _HEADS[lm]
+        known = state, Head(lm.W.detach(), lm.unembed_bias, float(scale), cap)
+        _HEADS[lm] = known
+    return known[1]
+
+
+def _state(lm) -> list:
+    """What changes when the head's weights do: storage, version, and sums that a changed entry moves."""
+    found = []
+    for weight in (lm.W, lm.unembed_bias):
+        if weight is not None:
+            plain = weight.detach()
+            found += [plain.data_ptr(), weight._version, tuple(plain.shape), float(plain.sum()), float(plain.norm())]
+    return found
 
 
 def apply_lens(lm, h: Tensor, lens: str) -> Tensor:

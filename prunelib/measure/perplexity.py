@@ -20,11 +20,13 @@ def text_nll(lm, sequences: Sequence[list[int]]) -> pd.DataFrame:
     given, all others are predicted. Returns columns ``nll`` (nats, summed over
     the predicted tokens) and ``tokens`` (how many), in the given order; the
     perplexity of a set of texts is ``exp(Σ nll / Σ tokens)``. Raises
-    PrunelibError for a sequence that is too short.
+    PrunelibError for a sequence that is too short, or longer than the model reads.
     """
     short = [i for i, ids in enumerate(sequences) if len(ids) < 2]
     if short:
         raise PrunelibError(f"text {short[0]} has fewer than two tokens: nothing to predict")
+    for i, ids in enumerate(sequences):
+        lm.check_length(len(ids), f"text {i}")
     # Similar lengths together: little padding.
     limit = _MAX_LOGITS.get(lm.device.type, 2**26)
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))

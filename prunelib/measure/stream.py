@@ -80,6 +80,7 @@ def stream_chains(
     ``limit`` bytes of stream are held at once: rows are run in as many groups as
     that needs, and a row too long for it is run once for each part of it.
     """
+    lm.check_length(int(attention_mask.sum(-1).max()), "a sequence")
     position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
     d, size = lm.d_model, torch.finfo(lm.dtype).bits // 8
     most = max(1, limit // (plan.chains * plan.points * d * size))

