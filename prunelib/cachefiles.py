@@ -116,23 +116,26 @@ def is_complete(folder: Path, source: dict) -> bool:
     return marker is not None and all(marker.get(k) == v for k, v in source.items())
 
 
-def verify(folder: Path, repair: str) -> None:
-    """Compare every file with the marker; a full hash only where size or time differ.
+def verify(folder: Path, repair: str, content: bool = False) -> None:
+    """Compare every file with the marker; a full hash only where size or time differ, or of each with ``content``.
 
-    Raises PrunelibError naming the file and the command that repairs it.
+    Bits that turn on a disk leave size and time as they were. Raises PrunelibError naming the file and the command
+    that repairs it.
     """
     marker = read_marker(folder)
     touched = False
     for name, known in marker["files"].items():
         path = folder / name
         stat = path.stat() if path.is_file() else None
-        if stat and (stat.st_size, stat.st_mtime_ns) == (known["size"], known["mtime_ns"]):
+        same = stat and (stat.st_size, stat.st_mtime_ns) == (known["size"], known["mtime_ns"])
+        if same and not content:
             continue
         if stat is None or stat.st_size != known["size"] or sha256(path) != known["sha256"]:
             fault = "missing" if stat is None else "not what was written"
             raise PrunelibError(f"corrupt model cache: {path} is {fault}; repair it with "
                                 f"`prunelib models --refetch {repair}`")
-        known["mtime_ns"], touched = stat.st_mtime_ns, True
+        touched = touched or not same
+        known["mtime_ns"] = stat.st_mtime_ns
     if touched:  # copied or restored: the same bytes with another time
         with contextlib.suppress(OSError):
             temporary = folder / f".{MARKER}.{os.getpid()}"
@@ -144,6 +147,24 @@ def remove_leftovers(final: Path) -> None:
     """Delete what killed runs left beside ``final``. Call with the lock held."""
     for path in final.parent.glob(f".{final.name}.*.part"):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_dead_parts(final: Path) -> None:
+    """Delete the ``.<name>.<process>.part`` that processes left beside ``final`` which are no more."""
+    for path in final.parent.glob(f".{final.name}.*.part"):
+        process = path.name.removeprefix(f".{final.name}.").removesuffix(".part")
+        if process.isdigit() and not path.is_symlink() and not _is_running(int(process)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True  # somebody else's
+    return True
 
 
 def put_in_place(part: Path, final: Path) -> None:

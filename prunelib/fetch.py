@@ -263,6 +263,15 @@ def _made_once(key: str, source: dict, make: Callable[[Path], None], progress: b
     return final
 
 
+def check_content(source: Source) -> None:
+    """Hash the files of a model that was converted into the cache, before its weights are read.
+
+    Raises PrunelibError naming a file that is not what was written, and the command that repairs it.
+    """
+    if source.path.parent == cache_dir() / "models":
+        files.verify(source.path, source.name, content=True)
+
+
 def _discard(key: str) -> None:
     folder = cache_dir() / "models" / key
     with files.disk_errors(cache_dir()), files.locked(folder, lambda text: _say(text, True)):

@@ -351,6 +351,7 @@ def load(name: str, revision: str | None = None, dtype: str | torch.dtype = "aut
     if alias and alias.kind != "causal":
         raise PrunelibError(f"{name} is an {alias.kind}, not a causal language model")
     source = fetch.fetch(name, revision or None)
+    fetch.check_content(source)
     model, tokenizer = checkpoint.open_model(source.path, wanted, check=arch_for)
     lm = LM.from_model(model.to(where), tokenizer, name, source.revision, source.licence)
     lm.slug = slugify(name, revision or None)

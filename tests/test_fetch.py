@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -422,3 +423,35 @@ def test_real_gguf_killed_and_converted_again(tmp_path, monkeypatch, default_lm)
         expected = direct(ids).logits
         assert torch.equal(model(ids).logits, expected)
         assert torch.equal(default_lm.model(ids).logits, expected)
+
+
+# ---------------------------------------------------------------- bits that turn
+
+
+def flip(file: Path) -> None:
+    """Another byte in the middle of a file, its size and time as before."""
+    stat, content = file.stat(), bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def test_a_flipped_byte_in_the_cache_is_not_measured(cache, gguf):
+    import prunelib
+
+    prunelib.load(str(gguf))
+    flip(fetch.fetch(str(gguf)).path / "model.safetensors")
+    with refused("corrupt model cache", "model.safetensors is not what was written", "--refetch"):
+        prunelib.load(str(gguf))
+
+
+def test_a_flipped_byte_is_not_measured_under_the_fingerprint_of_the_run(cache, tmp_path, gguf):
+    from prunelib.experiments.chapter import start
+
+    shutil.copytree(fetch.fetch(str(gguf)).path, tmp_path / "model")
+    options = {"model": str(tmp_path / "model"), "profile": "smoke", "out": str(tmp_path / "run")}
+    for _ in range(2):
+        assert start("05-layerwise", **options).lm.n_layers
+    flip(tmp_path / "model" / "model.safetensors")
+    with refused("are not those that this run measured"):
+        assert start("05-layerwise", **options).lm

@@ -93,6 +93,7 @@ def save(
     part = final.with_name(f".{final.name}.{os.getpid()}.part")
     try:
         with one_line(f"cannot write {folder}"), quiet(), _compressed(lm, made, sites):
+            cachefiles.remove_dead_parts(final)
             shutil.rmtree(part, ignore_errors=True)  # left by a killed process of the same number
             part.mkdir(parents=True)
             manifest["fingerprints"] = {

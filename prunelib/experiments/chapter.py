@@ -282,12 +282,18 @@ class _Loader:
     def __init__(self, *arguments):
         self.arguments = arguments
         self._lm = None
+        self._known: dict = {}
 
     def __call__(self):
         if self._lm is None:
             import prunelib
 
             self._lm = prunelib.load(*self.arguments)
+            card = self._known.get("card", {})
+            if card.get("fingerprint", self._lm.fingerprint) != self._lm.fingerprint:
+                raise PrunelibError(f"the weights of {self.arguments[0]} are not those that this run measured, though "
+                                    "their files have the same size and time: they are damaged, or were edited in "
+                                    "place; fetch them again, or start the run anew with --fresh")  # fmt: skip
         return self._lm
 
     def card(self, file: Path) -> dict:
@@ -298,6 +304,7 @@ class _Loader:
         identity = store.key_hash({"asked": self.arguments, "files": fetch.identity(name, revision)})
         self._known = store.read_json(file)
         if self._known.get("identity") != identity:
+            self._known = {}
             lm = self()
             parameters = sum(p.numel() for p in lm.model.parameters())
             self._known = {"identity": identity, "card": lm.describe() | {"parameters": parameters}}

@@ -375,3 +375,18 @@ def test_mixtures_of_experts_are_refused(family, name, more, tmp_path):
     with pytest.raises(PrunelibError, match=f"{name}ForCausalLM is not supported.*'{family}'") as caught:
         prunelib.load(str(tmp_path), device="cpu")
     assert "\n" not in str(caught.value)
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_else(make_lm, tokens, tmp_path):
+    import subprocess
+    import sys
+
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    dead, alive, foreign = (tmp_path / f".out.{name}.part" for name in (ended.pid, 1, "mine"))
+    for folder in (dead, alive, foreign):
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"half")
+    lm = make_lm()
+    save(lm, one(lm, "magnitude:0.5", tokens), tmp_path / "out")
+    assert not dead.exists() and alive.exists() and foreign.exists()
