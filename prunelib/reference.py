@@ -66,9 +66,12 @@ def save(run: Path, target: Path | None = None, root: Path | None = None) -> Pat
 
 
 def _copy(run: Path, fresh: Path, manifest: dict) -> None:
-    for name in ("manifest.json", "model.json"):
-        if (run / name).is_file():
-            shutil.copyfile(run / name, fresh / name)
+    given = [entry.get("parameters", {}) for entry in manifest["notebooks"].values()]
+    for parameters in (*given, *manifest.get("parameters", {}).values()):
+        parameters.pop("out", None)  # a folder of the machine that made the run
+    store.write_json(fresh / "manifest.json", manifest)
+    if (run / "model.json").is_file():
+        shutil.copyfile(run / "model.json", fresh / "model.json")
     for name in ("tables", "figures", "notebooks"):
         (fresh / name).mkdir()
     left_out = {}
@@ -94,7 +97,11 @@ def portable(notebook: dict) -> dict:
             cell["outputs"] = [one for one in cell["outputs"] if one.get("name") != "stderr"]
         for output in cell.get("outputs", []):
             output.get("data", {}).pop("image/png", None)
+        if "injected-parameters" in cell["metadata"].get("tags", []):
+            lines = "".join(cell["source"]).splitlines(keepends=True)
+            cell["source"] = ['out = ""\n' if line.startswith("out = ") else line for line in lines]
     about = notebook.get("metadata", {}).get("papermill", {})
+    about.get("parameters", {}).pop("out", None)
     about |= {name: Path(about[name]).name for name in ("input_path", "output_path") if about.get(name)}
     return notebook
 

@@ -65,8 +65,10 @@ def test_pictures_and_long_tables_are_left_out(kept, tmp_path, monkeypatch):
 
 def test_nothing_of_the_machine_is_kept():
     cell = fakebook.code("x", outputs=[{"output_type": "stream", "name": "stderr", "text": "/home/me/warning"}])
-    papermill = {"input_path": "/home/me/01-demo.ipynb", "output_path": "/home/me/.tmp-1-01-demo.ipynb"}
-    kept = reference.portable({"cells": [cell], "metadata": {"papermill": papermill}})
+    given = fakebook.code("out = '/home/me/run'\nmodel = 'tiny'\n") | {"metadata": {"tags": ["injected-parameters"]}}
+    papermill = {"input_path": "/home/me/01-demo.ipynb", "output_path": "/home/me/.tmp-1-01-demo.ipynb",
+                 "parameters": {"out": "/home/me/run", "model": "tiny"}}  # fmt: skip
+    kept = reference.portable({"cells": [cell, given], "metadata": {"papermill": papermill}})
     assert "/home" not in json.dumps(kept) and kept["metadata"]["papermill"]["input_path"] == "01-demo.ipynb"
 
 
@@ -74,6 +76,7 @@ def test_the_committed_reference_is_whole_and_small():
     """What `make read` renders: every figure's data is what was recorded, and git can carry it."""
     for source in (project_root() / "data" / "reference").iterdir():
         assert sum(file.stat().st_size for file in source.rglob("*") if file.is_file()) < reference.LIMIT
+        assert not re.search(r'"out": "/', (source / "manifest.json").read_text())
         manifest = store.read_json(source / "manifest.json")
         assert manifest["profile"] == "full" and manifest["code"]["commit"] and not manifest["code"]["dirty"]
         for figure_id, entry in manifest["figures"].items():
