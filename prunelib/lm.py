@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -203,14 +204,14 @@ class LM:
     def _reads_date(self) -> bool:
         return bool(self.chat_template) and self.chat_template != self.tokenizer.get_chat_template()
 
-    def decode(self, ids: list[int], context: list[int] | None = None) -> str:
+    def decode(self, ids: Sequence[int], context: Sequence[int] = ()) -> str:
         """Text of token ids, special tokens left out; after the token ids ``context``, where they are given.
 
         A tokenizer may write its first token without the space before it, so what was written after a
         prompt is decoded together with the prompt's end, which is then taken off.
         """
         decode = self.require_tokenizer().decode
-        before = list(context or [])[-_TAIL:]
+        ids, before = list(map(int, ids)), list(map(int, context))[-_TAIL:]
         head = decode(before, skip_special_tokens=True)
         # A character of several tokens that begins in the context is nobody's; the ids alone say what they hold.
         if head and not head.endswith("\ufffd"):
