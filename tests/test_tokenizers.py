@@ -77,7 +77,8 @@ def test_what_is_written_keeps_the_space_before_it(monkeypatch):
     assert lm.decode(new, context) == "    return 1"
     assert lm.decode(new, lm.encode_one("x" * 100, chat=False)) == "    return 1"  # only the end of a context is read
     assert lm.decode([], context) == "" and lm.decode(new, []) == lm.decode(new)
-    assert lm.decode(np.array(new), np.array(context)) == "    return 1" and lm.decode(new, np.array([])) == lm.decode(new)
+    assert lm.decode(np.array(new), np.array(context)) == "    return 1"
+    assert lm.decode(new, np.array([])) == lm.decode(new)
     # and so it is where texts are written
     monkeypatch.setattr(generate, "_decode", lambda *arguments: [(0, new, True)])
     assert generate.greedy(lm, [context], len(new))[0].text == "    return 1"
