@@ -16,6 +16,7 @@ DEFAULT = "smollm2-135m-instruct"
 def folder(slug: str, root: Path | None = None) -> Path:
     """The model's own reference run if it is committed, else the place of the default model's."""
     reference = (root or paths.project_root()) / "data" / "reference"
+    slug = slug if store.is_plain(slug) else DEFAULT
     return reference / (slug if (reference / slug / "manifest.json").is_file() else DEFAULT)
 
 

@@ -11,11 +11,11 @@ from prunelib import store
 from prunelib.errors import PrunelibError
 
 SCHEMA = 1
-KINDS = ("run", "site")
+KINDS = ("run", "site", "build")
 
 
 def mark(folder: Path, kind: str) -> None:
-    """Make ``folder`` one of ``kind`` (run, site); the folder is created if needed."""
+    """Make ``folder`` one of ``kind`` (run, site, build); the folder is created if needed."""
     if not is_marked(folder, kind):
         store.write_json(_file(folder, kind), {"kind": kind, "schema": SCHEMA})
 

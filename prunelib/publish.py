@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from prunelib import claims, committed, facts, figures, paths, sitecheck, store
+from prunelib import claims, committed, facts, figures, marks, pages, paths, schema, sitecheck, store, stubs
 from prunelib.errors import PrunelibError
 
 _VAL = re.compile(r"\{val\}`([^`]+)`")
@@ -70,68 +70,105 @@ def gate(run_dir: Path, root: Path | None = None, current: bool = True) -> list[
 
     ``current=False`` allows a run of older notebooks and code, as a committed reference is.
 
-    Checked: every notebook of the book was executed to its last cell without an
-    error, from today's notebook and today's code; every file is the one the
-    manifest describes; every value and figure that a page names exists.
+    Checked: every notebook that was run was executed to its last cell without an error, from
+    today's notebook and today's code; every file is the one the manifest describes, and is what its
+    suffix says; every value and figure that a page names exists. Chapters that were not run
+    (:func:`missing`) are no problem, unless none was; what only they record may then be missing too.
+    Raises PrunelibError for a manifest that is none.
     """
     run_dir, root = Path(run_dir), root or paths.project_root()
-    manifest = store.read_json(run_dir / "manifest.json")
-    if not manifest:
-        return [f"{run_dir} has no readable manifest.json: run `prunelib run` first"]
-    notebooks, pages = chapters(root)
+    manifest = read_manifest(run_dir)
+    notebooks, pages_of = chapters(root)
+    absent = set(missing(manifest, root))
+    if absent == set(notebooks):
+        return [f"none of the book's chapters was run: `prunelib run {notebooks[0][:2]}`"]
     found = []
     for name in notebooks:
-        found += _notebook_problems(run_dir, root, name, manifest["notebooks"].get(name), current)
+        if not (root / "notebooks" / f"{name}.ipynb").is_file():
+            found.append(f"{name} is in _toc.yml but there is no such notebook")
+        elif name not in absent:
+            found += _notebook_problems(run_dir, root, name, manifest["notebooks"][name], current)
     found += _file_problems(run_dir, manifest)
-    for page in pages:
-        if (root / page).is_file():
-            found += _reference_problems(page, (root / page).read_text(), manifest)
-        else:
+    for page in pages_of:
+        if not (root / page).is_file():
             found.append(f"{page} is in _toc.yml but does not exist")
+        elif not absent:
+            found += _reference_problems(page, (root / page).read_text(), manifest)
     for name in notebooks:
-        source = root / "notebooks" if current else run_dir / "notebooks"
-        cells = store.read_json(source / f"{name}.ipynb").get("cells", [])
-        texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
-        found += _reference_problems(name, "\n\n".join(texts), manifest)
+        if name in absent or found:
+            continue
+        executed = _executed(run_dir, name)
+        texts = [pages.source_of(cell) for cell in executed["cells"] if cell["cell_type"] == "markdown"]
+        found += _reference_problems(name, "\n\n".join(texts), manifest) if not absent else []
     return found
 
 
-def _notebook_problems(run_dir: Path, root: Path, name: str, entry: dict | None, current: bool) -> list[str]:
+def missing(manifest: dict, root: Path | None = None) -> list[str]:
+    """Ids of the book's notebooks that this run has not executed, in the order of the book."""
+    return [name for name in chapters(root)[0] if name not in manifest["notebooks"]]
+
+
+def read_manifest(run_dir: Path) -> dict:
+    """A run's manifest, checked. Raises PrunelibError where there is none or it is damaged."""
+    if not (Path(run_dir) / "manifest.json").is_file():
+        raise PrunelibError(f"{run_dir} has no manifest.json: run `prunelib run` first")
+    manifest = schema.read(Path(run_dir) / "manifest.json", "manifest")
+    known = {figure_id for figure_id in manifest["figures"] if figure_id in figures.FIGURES}
+    for figure_id, figure in manifest["figures"].items():
+        if figure_id not in known:
+            raise PrunelibError(f"the run in {run_dir} has an unknown figure '{figure_id}'")
+        if strange := [name for name in figure["files"] if name.removeprefix(figure_id) not in figures.SUFFIXES]:
+            raise PrunelibError(f"the run in {run_dir} has a file '{strange[0]}' that is none of {figure_id}")
+    return manifest
+
+
+def _executed(run_dir: Path, name: str) -> dict:
+    file = schema.plain_file(run_dir, "notebooks", f"{name}.ipynb")
+    return pages.read(file.read_bytes(), str(file))
+
+
+def _notebook_problems(run_dir: Path, root: Path, name: str, entry: dict, current: bool) -> list[str]:
     source = root / "notebooks" / f"{name}.ipynb"
-    executed = run_dir / "notebooks" / f"{name}.ipynb"
-    if not source.is_file():
-        return [f"{name} is in _toc.yml but there is no such notebook"]
-    if entry is None or not executed.is_file():
-        return [f"{name} was not run: `prunelib run {name[:2]}`"]
     again = f"run `prunelib run {name[:2]}` again"
+    try:
+        executed = _executed(run_dir, name)
+    except PrunelibError as error:
+        return [f"{error}: {again}"]
     found = []
     if current and entry.get("source_sha256") != store.source_sha256(source):
         found.append(f"{name} changed since it was run: {again}")
     if current and entry.get("code", {}).get("digest") != store.code_digest():
         found.append(f"{name} was run with other code than today's: {again}")
-    if entry.get("sha256") != store.sha256(executed):
-        found.append(f"{executed.name} is not the file that the run wrote: {again}")
-    for position, cell in enumerate(store.read_json(executed).get("cells", []), 1):
+    if entry["sha256"] != store.sha256(run_dir / "notebooks" / f"{name}.ipynb"):
+        found.append(f"{name}.ipynb is not the file that the run wrote: {again}")
+    for position, cell in enumerate(executed["cells"], 1):
         if cell["cell_type"] != "code":
             continue
-        if "".join(cell["source"]).strip() and cell.get("execution_count") is None:
+        if pages.source_of(cell).strip() and cell.get("execution_count") is None:
             found.append(f"{name} cell {position} was not executed: {again}")
         errors = [output for output in cell["outputs"] if output["output_type"] == "error"]
-        found += [f"{name} cell {position} ends in {error['ename']}: {again}" for error in errors]
+        found += [f"{name} cell {position} ends in {error['ename'][:60]}: {again}" for error in errors]
+    if current and not found and pages.differs(executed, pages.read(source.read_bytes(), str(source))):
+        found.append(f"the executed {name} has other cells than its notebook: {again}")
     return found
 
 
 def _file_problems(run_dir: Path, manifest: dict) -> list[str]:
-    named = {f"tables/{name}.parquet": t["sha256"] for name, t in manifest["tables"].items()}
+    named = {("tables", f"{name}.parquet"): entry["sha256"] for name, entry in manifest["tables"].items()}
     for figure in manifest["figures"].values():
-        named |= {f"figures/{name}": digest for name, digest in figure["files"].items()}
+        named |= {("figures", name): digest for name, digest in figure["files"].items()}
     found = []
-    for name, digest in named.items():
-        file = run_dir / name
-        if not file.is_file():
-            found.append(f"{name} is in the manifest but missing")
-        elif store.sha256(file) != digest:
-            found.append(f"{name} is not the file that the run wrote")
+    for (place, name), digest in named.items():
+        try:
+            file = schema.plain_file(run_dir, place, name)
+            if store.sha256(file) != digest:
+                found.append(f"{place}/{name} is not the file that the run wrote")
+            elif place == "figures":
+                figures.check_drawing(file)
+                if name.endswith(".json"):
+                    schema.read(file, "card")
+        except PrunelibError as error:
+            found.append(str(error))
     return found
 
 
@@ -145,9 +182,9 @@ def _reference_problems(page: str, text: str, manifest: dict) -> list[str]:
             found.append(f"{page}: {error}")
     for figure_id in _FIGCARD.findall(text):
         files = manifest["figures"].get(figure_id, {}).get("files", {})
-        missing = [suffix for suffix in figures.SUFFIXES if figure_id + suffix not in files]
-        if missing:
-            found.append(f"{page}: the run has no figure '{figure_id}' ({', '.join(missing)})")
+        lacking = [suffix for suffix in figures.SUFFIXES if figure_id + suffix not in files]
+        if lacking:
+            found.append(f"{page}: the run has no figure '{figure_id}' ({', '.join(lacking)})")
     return found
 
 
@@ -158,13 +195,15 @@ def stage(run_dir: Path, source: Path, root: Path | None = None) -> None:
     """Bring ``source``, Sphinx's source folder, up to date with the project and the run.
 
     Files whose content is unchanged keep their time stamp, so that Sphinx reads
-    only what changed; files that no longer belong are removed.
+    only what changed; files that no longer belong are removed. A chapter that was not run is a
+    page that says so, with the command that runs it.
     """
     run_dir, root = Path(run_dir), root or paths.project_root()
-    notebooks, pages = chapters(root)
-    manifest = store.read_json(run_dir / "manifest.json")
+    notebooks, pages_of = chapters(root)
+    manifest = read_manifest(run_dir)
+    absent = missing(manifest, root)
     wanted: dict[str, bytes] = {"conf.py": _CONF.encode()}
-    for name in ["_config.yml", "_toc.yml", *pages]:
+    for name in ["_config.yml", "_toc.yml", *pages_of]:
         wanted[name] = (root / name).read_bytes()
     for file in sorted((root / "book").rglob("*")):
         name = file.relative_to(root).as_posix()
@@ -172,16 +211,23 @@ def stage(run_dir: Path, source: Path, root: Path | None = None) -> None:
         if file.is_file() and not is_page:
             wanted[name] = file.read_bytes()
     for name in notebooks:
-        executed = (run_dir / "notebooks" / f"{name}.ipynb").read_bytes()
-        wanted[f"notebooks/{name}.ipynb"] = clean(executed)
-        wanted[f"_extra/notebooks/{name}.ipynb"] = executed
+        if name in absent:
+            wanted[f"notebooks/{name}.ipynb"] = _json(stubs.page(name, root, run_dir, manifest))
+            continue
+        executed = _executed(run_dir, name)
+        wanted[f"notebooks/{name}.ipynb"] = _json(pages.page(executed))
+        wanted[f"_extra/notebooks/{name}.ipynb"] = _json(pages.download(executed))
+    if absent:
+        for name in [name for name in wanted if name.endswith((".md", ".ipynb")) and not name.startswith("_extra/")]:
+            wanted[name] = stubs.without_references(wanted[name].decode(), set(manifest["figures"])).encode()
     for figure_id, figure in manifest["figures"].items():
         for name in figure["files"]:
-            wanted[f"_extra/figures/{name}"] = (run_dir / "figures" / name).read_bytes()
+            wanted[f"_extra/figures/{name}"] = schema.plain_file(run_dir, "figures", name).read_bytes()
         wanted[f"_extra/figures/{figure_id}.py.txt"] = drawing_code(figure_id).encode()
-    wanted["_extra/manifest.json"] = (run_dir / "manifest.json").read_bytes()
+    wanted["_extra/manifest.json"] = _json(manifest | {"not_run": absent})
     wanted["_extra/claims.json"] = _json(claims_record(manifest))
-    wanted["_extra/reference.json"] = _json(claims_record(committed.manifest(manifest["model"]["slug"], root)))
+    slug = manifest["model"].get("slug", "")
+    wanted["_extra/reference.json"] = _json(claims_record(committed.manifest(slug, root)))
     for name, content in wanted.items():
         target = source / name
         if not target.is_file() or target.read_bytes() != content:
@@ -190,44 +236,6 @@ def stage(run_dir: Path, source: Path, root: Path | None = None) -> None:
     for file in [file for file in source.rglob("*") if file.is_file()]:
         if file.relative_to(source).as_posix() not in wanted:
             file.unlink()
-
-
-def clean(executed: bytes) -> bytes:
-    """An executed notebook as its page shows it.
-
-    The parameters appear once, with the values of this run; run times and
-    papermill's notes, which change with each run, are left out.
-    """
-    notebook = json.loads(executed)
-    kept = notebook["metadata"].keys() & {"kernelspec", "language_info"}
-    notebook["metadata"] = {key: notebook["metadata"][key] for key in kept}
-    injected = [cell for cell in notebook["cells"] if "injected-parameters" in _tags(cell)]
-    cells = [cell for cell in notebook["cells"] if cell not in injected]
-    lines = [line for cell in injected for line in _lines(cell) if " = " in line]
-    given = dict(line.split(" = ", 1) for line in lines)
-    for cell in cells:
-        if "parameters" in _tags(cell):
-            cell["source"] = "\n".join(_with_value(line, given) for line in _lines(cell))
-        cell["metadata"] = {"tags": _tags(cell)} if _tags(cell) else {}
-    notebook["cells"] = cells
-    return _json(notebook)
-
-
-def _tags(cell: dict) -> list[str]:
-    return cell["metadata"].get("tags", [])
-
-
-def _lines(cell: dict) -> list[str]:
-    return "".join(cell["source"]).splitlines()
-
-
-def _with_value(line: str, given: dict[str, str]) -> str:
-    """``name = default  # why`` with the value of this run in place of the default."""
-    name, equals, rest = line.partition(" = ")
-    if not equals or name not in given:
-        return line
-    _, comment, why = rest.partition("  #")
-    return f"{name} = {given[name]}{comment}{why}"
 
 
 def drawing_code(figure_id: str) -> str:
@@ -256,50 +264,95 @@ def build(run_dir: Path, site: Path = Path("site"), root: Path | None = None, cu
 
     ``root`` is the project's folder; ``current`` is that of :func:`gate`. Intermediate files
     are kept in ``_build/`` beside the site, so that a second build renders only what
-    changed. Raises :class:`NotPublishable` when the gate, Sphinx (any warning) or a check
-    of the rendered pages fails, after writing every problem to stderr; the old site is
+    changed. Raises PrunelibError for a ``site`` that is not ours to replace, and
+    :class:`NotPublishable` when the gate, Sphinx (any warning) or a check
+    of the rendered pages fails, after writing the first problems to stderr; the old site is
     then left as it was.
     """
-    run_dir, site, root = Path(run_dir), Path(site).resolve(), root or paths.project_root()
+    run_dir, site, root = Path(run_dir), Path(site).expanduser().resolve(), root or paths.project_root()
+    _refuse_site(site, run_dir.resolve(), root.resolve())
     _refuse_if(gate(run_dir, root, current), f"{run_dir} cannot be published")
-    if site.exists() and any(site.iterdir()) and not (site / "manifest.json").is_file():
-        raise PrunelibError(
-            f"{site} is not empty and holds no book; name another folder with --site"
-        )
-    manifest = store.read_json(run_dir / "manifest.json")
-    work = site.parent / "_build" / f"{manifest['model']['slug']}-{manifest['profile']}"
-    _forget_if_outdated(work, root)
+    manifest = read_manifest(run_dir)
+    absent = missing(manifest, root)
+    if absent:
+        print(f"not run, and so in the contents only: {', '.join(absent)}", file=sys.stderr)
+    work = site.parent / "_build" / f"{manifest['model'].get('slug', 'model')}-{manifest['profile']}"
+    _own(work, "build")
+    _forget_if_outdated(work, root, partial=bool(absent))
     stage(run_dir, work / "source", root)
-    _refuse_if(_sphinx(work), "the book could not be rendered")
+    _refuse_if(_sphinx(work, partial=bool(absent)), "the book could not be rendered")
     _add_files(work / "source" / "_extra", work / "html")
     _refuse_if(sitecheck.problems(work / "html"), "the rendered book has faults")
     _swap(work / "html", site)
     return site / "index.html"
 
 
+SHOWN = 10
+"""Problems that are listed; of more only the number is told."""
+
+
 def _refuse_if(problems: list[str], what: str) -> None:
     if problems:
-        for problem in problems:
+        for problem in problems[:SHOWN]:
             print(f"- {problem}", file=sys.stderr)
+        if len(problems) > SHOWN:
+            print(f"- and {len(problems) - SHOWN} more", file=sys.stderr)
         raise NotPublishable(what, problems)
 
 
-def _forget_if_outdated(work: Path, root: Path) -> None:
+def _refuse_site(site: Path, run: Path, root: Path) -> None:
+    """Raises PrunelibError unless ``site`` may be made or replaced: absent, empty, or a site of ours.
+
+    A run folder is neither inside the site nor around it, and nor is anything that somebody lives in.
+    """
+    if site == run or site.is_relative_to(run) or run.is_relative_to(site):
+        raise PrunelibError(f"the site and the run must not lie in each other: {site}, {run}")
+    lived_in = [place for place in (root, Path.cwd(), Path.home()) if place.resolve().is_relative_to(site)]
+    if lived_in:
+        raise PrunelibError(f"{site} holds {lived_in[0]}: name a folder of its own with --site")
+    if site.exists() and not site.is_dir():
+        raise PrunelibError(f"{site} is a file: name a folder with --site")
+    if not marks.is_empty(site) and not _is_site(site):
+        raise PrunelibError(f"{site} is not empty and no site of prunelib: name another folder with --site")
+
+
+def _is_site(folder: Path) -> bool:
+    """Whether a folder carries the mark of a site, or is one of an older version by its two records."""
+    if marks.is_marked(folder, "site"):
+        return True
+    record, manifest = (store.read_json(folder / f"{name}.json") for name in ("claims", "manifest"))
+    rows = record.get("claims")
+    ours = record.get("schema") == 1 and isinstance(rows, list) and [row.get("id") for row in rows] == [*claims.CLAIMS]
+    return ours and manifest.get("schema") == store.SCHEMA and isinstance(manifest.get("notebooks"), dict)
+
+
+def _own(folder: Path, kind: str) -> None:
+    """Make ``folder`` ours, or raise PrunelibError if it holds something and is not."""
+    older = store.read_json(folder / "state.json")  # what decides how pages look, as older versions kept it
+    if folder.is_symlink() or not (marks.is_empty(folder) or marks.is_marked(folder, kind) or "sphinx" in older):
+        raise PrunelibError(f"{folder} is not empty and not ours: move it, or name a site elsewhere with --site")
+    marks.mark(folder, kind)
+
+
+def _forget_if_outdated(work: Path, root: Path, partial: bool) -> None:
     """Start afresh when what decides how every page looks has changed; Sphinx cannot tell."""
     files = [root / "_config.yml", root / "_toc.yml"]
     files += sorted((root / "book" / "_ext").rglob("*.py"))
     files += [Path(facts.__file__), Path(claims.__file__)]
-    state = {str(file): store.sha256(file) for file in files}
+    state = {str(file): store.sha256(file) for file in files} | {"partial": partial}
     state |= {name: metadata.version(name) for name in _RENDERERS}
     if store.read_json(work / "state.json") != state:
-        shutil.rmtree(work, ignore_errors=True)
+        for name in ("source", "html", "doctrees"):
+            shutil.rmtree(work / name, ignore_errors=True)
         store.write_json(work / "state.json", state)
 
 
-def _sphinx(work: Path) -> list[str]:
+def _sphinx(work: Path, partial: bool) -> list[str]:
     """Run Sphinx; returns its warnings and errors (without any, the reason it stopped)."""
     warnings = work / "warnings.txt"
     options = "--builder html --nitpicky --fail-on-warning --keep-going --quiet --no-color"
+    if partial:  # what leads to a place in a chapter that was not run
+        options += " --define suppress_warnings=ref.ref,ref.numref,ref.doc,ref.myst,myst.xref_missing"
     command = [sys.executable, "-m", "sphinx", *options.split(), "--warning-file", str(warnings)]
     folders = ["--doctree-dir", str(work / "doctrees"), str(work / "source"), str(work / "html")]
     done = subprocess.run(command + folders, capture_output=True, text=True)
@@ -309,9 +362,7 @@ def _sphinx(work: Path) -> list[str]:
     (work / "state.json").unlink(missing_ok=True)
     lines = warnings.read_text().splitlines() if warnings.is_file() else []
     lines = [line.replace(f"{work}/source/", "") for line in lines if line.strip()]
-    return (
-        lines or done.stderr.strip().splitlines()[-5:] or [f"Sphinx ended with {done.returncode}"]
-    )
+    return lines or done.stderr.strip().splitlines()[-5:] or [f"Sphinx ended with {done.returncode}"]
 
 
 def _add_files(extra: Path, html: Path) -> None:
@@ -331,11 +382,15 @@ def _swap(rendered: Path, site: Path) -> None:
     """Replace ``site`` by a copy of ``rendered``; a killed build leaves the old or the new one."""
     fresh, old = (site.with_name(f".{site.name}.{word}") for word in ("new", "old"))
     try:
-        for leftover in (fresh, old):
+        for leftover in (fresh, old):  # of a killed build
+            if not marks.is_empty(leftover) and not _is_site(leftover):
+                raise PrunelibError(f"{leftover} is in the way, and not ours: move it")
             shutil.rmtree(leftover, ignore_errors=True)
+        marks.mark(fresh, "site")
         unneeded = shutil.ignore_patterns(".buildinfo*", "*webpack-macros.html")  # theme's templates
-        shutil.copytree(rendered, fresh, ignore=unneeded)
+        shutil.copytree(rendered, fresh, ignore=unneeded, dirs_exist_ok=True)
         if site.exists():
+            marks.mark(site, "site")  # an empty folder, or a site of an older version: ours from here on
             site.rename(old)
         fresh.rename(site)
         shutil.rmtree(old, ignore_errors=True)

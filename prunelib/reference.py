@@ -6,11 +6,11 @@ run folder of it by drawing every figure from its data; no model is needed.
 """
 
 import json
+import os
 import shutil
-import tempfile
 from pathlib import Path
 
-from prunelib import figures, paths, publish, store
+from prunelib import cachefiles, figures, marks, paths, publish, store
 from prunelib.errors import PrunelibError
 
 LIMIT = 10_000_000
@@ -37,10 +37,16 @@ def save(run: Path, target: Path | None = None, root: Path | None = None) -> Pat
     problems = publish.gate(run, root)
     if problems:
         raise PrunelibError(f"{run} is no finished run: {problems[0]}")
-    manifest = store.read_json(run / "manifest.json")
+    manifest = publish.read_manifest(run)
+    if absent := publish.missing(manifest, root):
+        raise PrunelibError(f"{run} is no finished run: {absent[0]} was not run")
     target = Path(target) if target else folder(manifest["model"]["slug"])
     target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    cachefiles.remove_dead_parts(target)
+    fresh, old = (target.with_name(f".{target.name}{kind}.{os.getpid()}.part") for kind in ("", ".old"))
+    if target.exists() and not (target.is_dir() and (marks.is_empty(target) or _is_older(target))):
+        raise PrunelibError(f"{target} is not empty and no reference run: name another model, or move it")
+    fresh.mkdir()
     try:
         _copy(run, fresh, manifest)
         sizes = {file: file.stat().st_size for file in fresh.rglob("*") if file.is_file()}
@@ -49,10 +55,7 @@ def save(run: Path, target: Path | None = None, root: Path | None = None) -> Pat
             total = f"{sum(sizes.values()) / 1e6:.1f} MB of {LIMIT / 1e6:.0f}"
             most = f"{largest.relative_to(fresh)}, {sizes[largest] / 1e6:.1f} MB"
             raise PrunelibError(f"the reference would take {total}; its largest file is {most}")
-        fresh.chmod(0o755)
         if target.exists():
-            old = target.with_name(f".{target.name}.old")
-            shutil.rmtree(old, ignore_errors=True)
             target.rename(old)
             fresh.rename(target)
             shutil.rmtree(old)
@@ -114,11 +117,14 @@ def restore(source: Path, run: Path) -> Path:
     PrunelibError when there is no reference, or its data is not what was recorded.
     """
     source, run = Path(source), Path(run)
-    manifest = store.read_json(source / "manifest.json")
-    if not manifest:
+    if not (source / "manifest.json").is_file():
         raise PrunelibError(f"no reference run in {source}: it is made with `make reference`")
+    manifest = publish.read_manifest(source)
     left_out = store.read_json(source / LEFT_OUT)
+    if run.is_symlink() or not (marks.is_empty(run) or marks.is_marked(run, "run") or _is_older(run)):
+        raise PrunelibError(f"{run} is not empty and not ours: move it, or name a site elsewhere with --site")
     shutil.rmtree(run, ignore_errors=True)
+    marks.mark(run, "run")
     for name in ("tables", "notebooks"):
         shutil.copytree(source / name, run / name)
     for figure_id, entry in manifest["figures"].items():
@@ -133,3 +139,9 @@ def restore(source: Path, run: Path) -> Path:
     manifest["tables"] = {name: entry for name, entry in manifest["tables"].items() if name not in left_out}
     store.write_json(run / "manifest.json", manifest)
     return run
+
+
+def _is_older(folder: Path) -> bool:
+    """Whether a folder without a mark holds what only a run or a reference does: its manifest and its notebooks."""
+    found = store.read_json(folder / "manifest.json")
+    return found.get("schema") == store.SCHEMA and isinstance(found.get("notebooks"), dict) and "values" in found

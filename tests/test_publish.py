@@ -8,7 +8,7 @@ from pathlib import Path
 import fakebook
 import pytest
 
-from prunelib import publish, sitecheck, store
+from prunelib import pages, publish, sitecheck, store
 from prunelib.errors import PrunelibError
 
 
@@ -41,7 +41,8 @@ def test_a_complete_run_passes(book):
 
 
 def test_no_run_at_all(book, tmp_path):
-    assert "prunelib run" in only(publish.gate(tmp_path / "nowhere", book[0]))
+    with pytest.raises(PrunelibError, match="has no manifest.json: run `prunelib run` first"):
+        publish.gate(tmp_path / "nowhere", book[0])
 
 
 def test_traceback(book):
@@ -73,7 +74,14 @@ def test_notebook_that_was_not_run(book):
     toc.write_text(toc.read_text() + "      - file: notebooks/02-more\n")
     assert "no such notebook" in only(publish.gate(book[1], book[0]))
     shutil.copy(book[0] / "notebooks" / "01-demo.ipynb", book[0] / "notebooks" / "02-more.ipynb")
-    assert "02-more was not run: `prunelib run 02`" in only(publish.gate(book[1], book[0]))
+    assert publish.gate(book[1], book[0]) == []
+    assert publish.missing(publish.read_manifest(book[1]), book[0]) == ["02-more"]
+
+
+def test_a_run_of_nothing_is_no_book(book):
+    manifest = store.read_json(book[1] / "manifest.json")
+    store.write_json(book[1] / "manifest.json", manifest | {"notebooks": {}})
+    assert "none of the book's chapters was run: `prunelib run 01`" in only(publish.gate(book[1], book[0]))
 
 
 @pytest.mark.parametrize(
@@ -123,13 +131,13 @@ def test_build_refuses_with_every_problem(book, tmp_path, capsys):
 def test_build_never_replaces_a_folder_that_holds_no_book(book, tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("years of work")
-    with pytest.raises(PrunelibError, match="holds no book"):
+    with pytest.raises(PrunelibError, match="no site of prunelib"):
         publish.build(book[1], tmp_path / "home", book[0])
     assert (tmp_path / "home" / "thesis.txt").exists()
 
 
 def test_parameters_appear_once_with_the_values_of_the_run(book):
-    cleaned = json.loads(publish.clean((book[1] / "notebooks" / "01-demo.ipynb").read_bytes()))
+    cleaned = pages.page(json.loads((book[1] / "notebooks" / "01-demo.ipynb").read_text()))
     sources = [cell["source"] for cell in cleaned["cells"] if cell["cell_type"] == "code"]
     assert sources == ['model = "other"  # any model\nseed = 0', "6 * 7"]
     assert "papermill" not in cleaned["metadata"]

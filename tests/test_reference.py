@@ -54,7 +54,9 @@ def test_an_unfinished_run_is_not_kept(kept, tmp_path):
 def test_pictures_and_long_tables_are_left_out(kept, tmp_path, monkeypatch):
     root, run, source = kept
     picture = {"output_type": "display_data", "data": {"image/png": "AAAA", "text/plain": "Figure"}, "metadata": {}}
-    fakebook.write_run(root, run, [*fakebook.executed_cells(), fakebook.code("card", outputs=[picture], count=4)])
+    cells = fakebook.executed_cells()
+    cells[3]["outputs"] = [picture]
+    fakebook.write_run(root, run, cells)
     monkeypatch.setattr(reference, "TABLE_LIMIT", 10)
     reference.save(run, source, root)
     assert not list(source.glob("figures/*.png")) and not list(source.glob("tables/*"))

@@ -18,6 +18,7 @@ from prunelib.figures.core import (
     load_card,
     spec,
 )
+from prunelib.figures.drawings import check as check_drawing
 from prunelib.figures.provenance import read_provenance
 from prunelib.figures.style import Style
 
@@ -35,6 +36,7 @@ __all__ = [
     "Spec",
     "Style",
     "bibtex",
+    "check_drawing",
     "draw",
     "figure",
     "load_card",

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure
 
-from prunelib import store
+from prunelib import schema, store
 from prunelib.errors import PrunelibError, nearest
 from prunelib.figures import cite, provenance, style
 
@@ -163,9 +163,9 @@ def load_card(folder: Path, figure_id: str) -> Card:
     folder = Path(folder)
     file = folder / f"{figure_id}.json"
     if not file.is_file():
-        drawn = [found.stem for found in folder.glob("*.json")]
+        drawn = [found.stem for found in folder.glob("*.json")] if store.is_plain(figure_id) else []
         raise PrunelibError(f"no figure '{figure_id}' in {folder}{nearest(figure_id, drawn)}")
-    fields = json.loads(file.read_text())
+    fields = schema.read(file, "card")
     return Card(**fields | {"size": tuple(fields["size"]), "folder": folder})
 
 

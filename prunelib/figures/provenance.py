@@ -7,9 +7,11 @@ the file anywhere.
 
 import json
 from pathlib import Path
-from xml.etree import ElementTree
+
+from defusedxml import ElementTree
 
 from prunelib.errors import PrunelibError
+from prunelib.figures import drawings
 
 _DESCRIPTION = "{http://purl.org/dc/elements/1.1/}description"
 _CHUNK = "prunelib"
@@ -38,6 +40,7 @@ def read_provenance(path: Path) -> dict:
         raise PrunelibError(f"{path}: provenance is kept in SVG, PDF and PNG files only")
     if not path.is_file():
         raise PrunelibError(f"no file {path}")
+    drawings.check_start(path)
     try:
         text = readers[path.suffix.lower()](path)
     except Exception as error:  # each parser has its own family of errors
@@ -45,7 +48,7 @@ def read_provenance(path: Path) -> dict:
         raise PrunelibError(f"{path}: not a readable {kind} file ({error})") from error
     try:
         record = json.loads(text or "")
-    except ValueError:
+    except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict) or "figure" not in record:
         raise PrunelibError(f"{path}: holds no prunelib provenance (made by another program?)")
@@ -53,8 +56,11 @@ def read_provenance(path: Path) -> dict:
 
 
 def _from_svg(path: Path) -> str | None:
-    node = next(ElementTree.parse(path).iter(_DESCRIPTION), None)
-    return None if node is None else node.text
+    # Entities are refused: a few hundred bytes of them can fill any memory.
+    for _, node in ElementTree.iterparse(path):
+        if node.tag == _DESCRIPTION:
+            return node.text
+    return None
 
 
 def _from_pdf(path: Path) -> str | None:
@@ -67,6 +73,7 @@ def _from_pdf(path: Path) -> str | None:
 def _from_png(path: Path) -> str | None:
     from PIL import Image
 
-    with Image.open(path) as image:
+    # Of this kind only: whatever else Pillow knows would be opened by another program.
+    with Image.open(path, formats=["PNG"]) as image:
         image.load()
         return image.info.get(_CHUNK)

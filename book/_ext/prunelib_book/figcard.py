@@ -10,12 +10,11 @@ import json
 from html import escape
 
 from docutils import nodes
-from docutils.statemachine import StringList
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.osutil import relative_uri
 
-from prunelib_book import run
+from prunelib_book import inline, run
 
 _logger = logging.getLogger(__name__)
 _PIXELS = 96  # CSS pixels an inch
@@ -56,18 +55,11 @@ class FigCard(SphinxDirective):
         self.state.document.note_explicit_target(figure, figure)
         self.set_source_info(figure)
         figure += card_image("", card=card)
-        figure += nodes.caption(card["caption"], "", *self._inline(card["caption"]))
+        figure += nodes.caption(card["caption"], "", *inline.nodes_of(card["caption"]))
         legend = nodes.legend("")
         legend += card_links("", card={"id": figure_id, "notebook": card["notebook"]})
         figure += legend
         return [figure]
-
-    def _inline(self, text: str) -> list[nodes.Node]:
-        holder = nodes.Element()
-        self.state.nested_parse(StringList([text], self.env.docname), 0, holder)
-        if len(holder) != 1 or not isinstance(holder[0], nodes.paragraph):
-            raise self.error("figcard: the caption must be one paragraph of inline markdown")
-        return holder[0].children
 
 
 def _address(translator, path: str) -> str:

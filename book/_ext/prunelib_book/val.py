@@ -19,6 +19,8 @@ class Val(SphinxRole):
         try:
             shown = facts.show(facts.lookup(run.manifest(self.env), key.strip()), form.strip())
         except PrunelibError as error:
+            if run.manifest(self.env).get("not_run"):  # a chapter of this run would have recorded it
+                return [nodes.inline("", "not run", classes=["val"])], []
             _logger.warning("val: %s", error, location=self.get_location())
             return [nodes.problematic(self.rawtext, self.rawtext)], []
         return [typeset(shown)], []
