@@ -219,7 +219,7 @@ def stage(run_dir: Path, source: Path, root: Path | None = None) -> None:
         wanted[f"_extra/notebooks/{name}.ipynb"] = _json(pages.download(executed))
     if absent:
         for name in [name for name in wanted if name.endswith((".md", ".ipynb")) and not name.startswith("_extra/")]:
-            wanted[name] = stubs.without_references(wanted[name].decode(), set(manifest["figures"])).encode()
+            wanted[name] = stubs.without_references(wanted[name], manifest["figures"], absent)
     for figure_id, figure in manifest["figures"].items():
         for name in figure["files"]:
             wanted[f"_extra/figures/{name}"] = schema.plain_file(run_dir, "figures", name).read_bytes()

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 
 from prunelib import pages, store
@@ -34,17 +35,23 @@ def page(name: str, root: Path, run_dir: Path, manifest: dict) -> dict:
     return {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
 
 
-def without_references(page: str, drawn: set[str]) -> str:
-    """A page's text (or a notebook's JSON) without cards and numbers of figures that were not drawn."""
+def without_references(content: bytes, drawn: Collection[str], absent: Collection[str]) -> bytes:
+    """A page's text (or a notebook's JSON), in UTF-8, without what leads into chapters that were not run.
+
+    Cards and numbers of figures that were not ``drawn`` go, and so do places on the pages of ``absent`` notebooks.
+    """
+    places = re.compile(rf"((?:{'|'.join(map(re.escape, absent))})\.ipynb)#[\w-]+")
 
     def plain(text: str) -> str:
+        text = places.sub(r"\1", text)
         text = _FIGURE_NUMBER.sub(lambda m: m[0] if m[1] in drawn else "a figure that was not run", text)
         return _CARD.sub(lambda m: m[0] if m[2] in drawn else f"*This figure was {NOT_RUN}.*", text)
 
+    page = content.decode()
     if not page.lstrip().startswith("{"):
-        return plain(page)
+        return plain(page).encode()
     notebook = json.loads(page)
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown":
             cell["source"] = plain(pages.source_of(cell))
-    return json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    return (json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shutil
+from html import unescape
 from pathlib import Path
 
 import fakebook
@@ -197,3 +199,61 @@ def test_real_toc_lists_the_notebooks_in_order():
     assert [int(name.split("-")[0]) for name in notebooks] == list(range(1, 1 + len(notebooks)))
     assert len(notebooks) >= 10
     assert pages[0] == "book/index.md" and all(Path(page).parent.name == "book" for page in pages)
+
+
+# ---------------------------------------------------------------- runs of some chapters
+
+
+@pytest.fixture
+def partial(book):
+    """A book of three chapters, of which one was run; pages refer to figures, numbers and places of all."""
+    root, run = book
+    toc = root / "_toc.yml"
+    toc.write_text(toc.read_text() + "      - file: notebooks/02-more\n      - file: notebooks/03-most\n")
+    for name, title in (("02-more", "What more there is"), ("03-most", "Most of all")):
+        cells = [fakebook.markdown(f"# {title}\n\nAnd {{val}}`more.count`."),
+                 fakebook.markdown("```{figcard} fig-more\n```")]  # fmt: skip
+        (root / "notebooks" / f"{name}.ipynb").write_text(fakebook.notebook(*cells))
+    page = root / "book" / "index.md"
+    more = "See {numref}`fig-more`, {numref}`Figure %s <fig-more>` and [there](../notebooks/02-more.ipynb#more)."
+    page.write_text(page.read_text() + f"\n{more} It is {{val}}`more.count`.\n\n```{{figcard}} fig-more\n```\n")
+    return root, run
+
+
+def test_a_run_of_some_chapters_becomes_a_book(partial, tmp_path, capsys):
+    root, run = partial
+    manifest = store.read_json(run / "manifest.json")
+    given = {"model": "org/model 7b", "revision": "abc", "device": "auto", "seed": 3, "profile": "smoke"}
+    store.write_json(run / "manifest.json", manifest | {"parameters": {"01-demo": given}})
+    publish.build(run, tmp_path / "site", root)
+    assert capsys.readouterr().err == "not run, and so in the contents only: 02-more, 03-most\n"
+    stub = unescape(re.sub("<[^>]+>", "", (tmp_path / "site" / "notebooks" / "02-more.html").read_text()))
+    assert "What more there is" in stub and "This chapter was not run for this model" in stub
+    assert f"prunelib run 02 --model 'org/model 7b' --profile smoke --revision abc --seed 3 --out {run}" in stub
+    index = tmp_path / "site" / "book" / "index.html"
+    shown = unescape(re.sub("<[^>]+>", "", index.read_text()))
+    assert "See a figure that was not run, a figure that was not run and there. It is not run." in shown
+    assert "This figure was not run." in shown and "What more there is" in shown  # in the contents
+    assert not (tmp_path / "site" / "notebooks" / "02-more.ipynb").exists()
+    assert "Figure 1.1" in unescape((tmp_path / "site" / "notebooks" / "01-demo.html").read_text())
+    # The missing chapter arrives: nothing of the incomplete book stays.
+    (root / "_toc.yml").write_text(fakebook.TOC)
+    (root / "book" / "index.md").write_text(fakebook.PAGE)
+    publish.build(run, tmp_path / "site", root)
+    assert "was not run" not in index.read_text() and "What more there is" not in index.read_text()
+
+
+def test_what_was_run_is_still_checked_in_a_run_of_some_chapters(partial):
+    root, run = partial
+    with open(run / "figures" / "fig-demo.csv", "ab") as file:
+        file.write(b"\n")
+    assert "fig-demo.csv is not the file that the run wrote" in only(publish.gate(run, root))
+
+
+def test_no_message_lists_more_than_ten_problems(book, tmp_path, capsys):
+    page = book[0] / "book" / "index.md"
+    page.write_text(page.read_text() + "\n".join(f"{{val}}`no.{i}`" for i in range(226)))
+    with pytest.raises(publish.NotPublishable, match="and 225 more"):
+        publish.build(book[1], tmp_path / "site", book[0])
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 11 and lines[-1] == "- and 216 more"

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from prunelib import figures, publish, sitecheck
+from prunelib import figures, marks, publish, sitecheck
 
 
 class Links(HTMLParser):
@@ -102,13 +102,13 @@ def copy(built, tmp_path):
 def test_a_warning_fails_the_build_and_keeps_the_old_site(copy, text, message):
     root, run, site = copy
     site.mkdir()
-    (site / "manifest.json").write_text("{}")
+    marks.mark(site, "site")
     page = root / "book" / "index.md"
     page.write_text(page.read_text() + f"\n{text}\n")
     with pytest.raises(publish.NotPublishable) as caught:
         publish.build(run, site, root)
     assert any(message in problem for problem in caught.value.problems)
-    assert os.listdir(site) == ["manifest.json"]
+    assert os.listdir(site) == [".prunelib-site"]
 
 
 def test_a_missing_value_fails_the_page_without_the_gate(copy, monkeypatch):

@@ -43,7 +43,8 @@ class ClaimsTable(SphinxDirective):
             text = f"Decided by: {row['measure']}{f' ({decided})' if decided else ''}. Supported if {row['rule']}."
             statement.append(nodes.paragraph("", text, classes=["claim-rule"]))
         measured = row["status"] == claims.MEASURED
-        numbers = _numbers(row) if measured else [nodes.paragraph("", "", val.typeset(claims.NOT_YET))]
+        later = "not run" if row["notebook"] in run.manifest(self.env).get("not_run", ()) else claims.NOT_YET
+        numbers = _numbers(row) if measured else [nodes.paragraph("", "", val.typeset(later))]
         if reference and reference["status"] == claims.MEASURED:
             numbers += _numbers(reference, "reference: ", f", {reference['verdict']}")
         verdict = f"{_MARKS[row['verdict']]} {row['verdict']}" if measured else "–"
