@@ -13,7 +13,6 @@ VENV    ?= .venv
 BIN     := $(VENV)/bin
 PROFILE ?= quick
 MODEL   ?= smollm2-135m-instruct
-SLUG     = $(subst /,--,$(MODEL))
 BENCHMARKS ?= $(if $(PRUNELIB_DATASETS),commonsense_qa$(COMMA)multiarith$(COMMA)addsub$(COMMA)gsm8k)
 COMMA   := ,
 
@@ -24,7 +23,7 @@ book: setup
 	folder=$$($(BIN)/prunelib run --model $(MODEL) --profile $(PROFILE)) && $(BIN)/prunelib book --run "$$folder"
 
 read: setup
-	$(BIN)/prunelib book --reference $(SLUG)
+	$(BIN)/prunelib book --reference $(MODEL)
 
 lab: $(VENV)/.lab
 	$(BIN)/jupyter lab notebooks

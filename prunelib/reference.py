@@ -22,9 +22,9 @@ TABLE_LIMIT = 500_000
 LEFT_OUT = "left_out.json"
 
 
-def folder(slug: str) -> Path:
-    """Where the reference run of a model is committed."""
-    return paths.data_dir() / "reference" / slug
+def folder(model: str) -> Path:
+    """Where the reference run of a model is committed, by its name or slug."""
+    return paths.data_dir() / "reference" / paths.slugify(model)
 
 
 def save(run: Path, target: Path | None = None, root: Path | None = None) -> Path:

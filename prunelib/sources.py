@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +20,9 @@ class Notebook:
 
 
 def available() -> dict[str, Path]:
-    """Source notebooks by id, in reading order."""
-    return {file.stem: file for file in sorted(paths.notebooks_dir().glob("[0-9]*-*.ipynb"))}
+    """Source notebooks by id, in reading order; copies that Jupyter made (``…-Copy1``) are none."""
+    files = sorted(paths.notebooks_dir().glob("[0-9]*-*.ipynb"))
+    return {file.stem: file for file in files if not re.search(r"-Copy\d+$", file.stem)}
 
 
 def select(names: list[str]) -> list[Notebook]:

@@ -1,7 +1,6 @@
 """Prompts, calibration tokens and the dense model's own trajectories."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from prunelib import jsonl
 from prunelib.checkpoint import reason
 from prunelib.errors import PrunelibError
 from prunelib.lm import LM, pad
@@ -58,8 +58,9 @@ def load_prompts(source: str = "default", limit: int | None = None) -> list[Prom
     file = data_dir() / "prompts.jsonl" if source == "default" else Path(source).expanduser()
     prompts, seen = [], set()
     for number, row in _rows(file, whole=False):
-        prompt = Prompt(str(row.get("id", f"line-{number}")), str(row.get("kind", "user")),
-                        row["text"])
+        name, kind = (row.get(field) for field in ("id", "kind"))
+        name, kind = f"line-{number}" if name is None else str(name), "user" if kind is None else str(kind)
+        prompt = Prompt(name, kind, row["text"])
         if prompt.id in seen:
             raise PrunelibError(f"{file}, line {number}: the id '{prompt.id}' is used twice")
         seen.add(prompt.id)
@@ -75,31 +76,15 @@ def _rows(file: Path, whole: bool) -> Iterator[tuple[int, dict]]:
     """(line number, {"text": …}) of a text file; ``whole`` takes a ``.txt`` as one text."""
     if file.suffix not in (".txt", ".jsonl"):
         raise PrunelibError(f"{file} must end in .txt or .jsonl")
-    try:
-        content = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise PrunelibError(f"cannot read {file}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        line = error.object[:error.start].count(b"\n") + 1
-        raise PrunelibError(f"{file}, line {line}: not UTF-8 text") from error
     if whole and file.suffix == ".txt":
-        yield 1, {"text": content}
+        yield 1, {"text": jsonl.text(file)}
         return
-    for number, line in enumerate(content.split("\n"), 1):
-        if line.strip():
-            yield number, ({"text": line.strip()} if file.suffix == ".txt"
-                           else _json_row(line, file, number))
-
-
-def _json_row(line: str, file: Path, number: int) -> dict:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise PrunelibError(f"{file}, line {number}: not JSON ({error})") from error
-    text = row.get("text") if isinstance(row, dict) else None
-    if not isinstance(text, str) or not text.strip():
-        raise PrunelibError(f'{file}, line {number}: needs an object with a non-empty "text"')
-    return row
+    for number, line in jsonl.lines(file):
+        row = {"text": line.strip()}
+        if file.suffix == ".jsonl":
+            row = jsonl.parse(line, f"{file}, line {number}")
+            row["text"] = row.need("text")
+        yield number, row
 
 
 # ---------------------------------------------------------------- calibration

@@ -41,7 +41,7 @@ def test_user_prompts(tmp_path):
 
 @pytest.mark.parametrize(("content", "words"), [
     (b'{"text": "a"}\n{"text": \n', "line 2: not JSON"), (b'{"text": "a"}\n[]\n', "line 2: needs"),
-    (b'{"txt": "a"}\n', "line 1: needs"), (b'{"text": "  "}\n', "line 1: needs"),
+    (b'{"txt": "a"}\n', 'line 1: no field "text"'), (b'{"text": "  "}\n', 'line 1: "text" is empty'),
     (b'{"text": "a"}\n\n\xff\n', "line 3: not UTF-8"), (b"\n", "no prompt"),
     (b'{"id": "x", "text": "a"}\n{"id": "x", "text": "b"}\n', "line 2: the id 'x'")])
 def test_bad_prompt_file_names_the_line(tmp_path, content, words):

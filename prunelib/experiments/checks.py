@@ -64,6 +64,10 @@ def check(notebook: str, given: dict) -> None:
         from prunelib.tasks.encoder import check_pooling
 
         check_pooling(given["pooling"])
+    if "encoder" in given:
+        from prunelib.tasks.encoder import check_name
+
+        check_name(given["encoder"])
     if "corpus" in given:
         from prunelib.tasks.retrieval import load_corpus
 

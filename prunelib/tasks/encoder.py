@@ -92,6 +92,31 @@ class Encoder:
         )  # fmt: skip
 
 
+def check_name(name: str) -> None:
+    """Raises PrunelibError for a name that no encoder has here: of a language model, of no folder, out of reach."""
+    alias, path = fetch.aliases().get(name), Path(name).expanduser()
+    if alias and alias.kind != "encoder":
+        raise PrunelibError(f"{name} is a language model; as an embedder it is given as lm:{name}")
+    if alias:
+        return
+    if path.is_dir() or name.startswith((".", "/", "~")):
+        if not (path / "config.json").is_file():
+            raise PrunelibError(f"no such encoder folder: {name}" if not path.is_dir()
+                                else f"{name} is no sentence-transformers model: it has no config.json")  # fmt: skip
+        return
+    from huggingface_hub.errors import HFValidationError
+
+    from prunelib import hub
+
+    near = nearest(name, [one for one, about in fetch.aliases().items() if about.kind == "encoder"])
+    try:
+        known = hub.cached(name)
+    except HFValidationError:
+        raise PrunelibError(f"'{name}' is no name of an encoder{near}") from None
+    if not known and hub.offline():
+        raise PrunelibError(f"the encoder {name} is not on this disk, and there is no network{near}")
+
+
 def load_encoder(name: str, revision: str | None = None, device: str = "auto") -> Encoder:
     """An encoder by alias, folder or hub id, in float32.
 

@@ -25,8 +25,8 @@ import pandas as pd
 from prunelib import hub
 from prunelib.checkpoint import quiet, reason
 from prunelib.errors import PrunelibError, nearest
+from prunelib.jsonl import Row, read_jsonl
 from prunelib.measure import stats
-from prunelib.tasks.jsonl import read_jsonl
 
 FOLDER = "PRUNELIB_DATASETS"
 
@@ -161,8 +161,7 @@ def _local(task: str, folder: Path, shots: int) -> dict:
 
     local, config = LOCAL[task], copy.deepcopy(_WORD_PROBLEM)
     file = folder / local.file
-    rows = [{name: _field(name, row[name], f"{file}, row {i}") for name in local.fields}
-            for i, row in enumerate(read_jsonl(file, local.fields), 1)]  # fmt: skip
+    rows = [{name: _field(name, row) for name in local.fields} for row in read_jsonl(file)]
     if shots >= len(rows):
         raise PrunelibError(f"{file} has {len(rows)} rows, and {shots} examples were asked for")
     if local.stock:
@@ -176,17 +175,24 @@ def _local(task: str, folder: Path, shots: int) -> dict:
     return config | {"task": task, "custom_dataset": lambda **_: splits}
 
 
-def _field(name: str, value, where: str):
+def _field(name: str, row: Row):
     """One field of a row, as the definitions need it."""
+    if name not in row:
+        raise PrunelibError(f'{row.where}: no field "{name}"')
+    value, where = row[name], row.where
     if name == "choices":
         text = value.get("text") if isinstance(value, dict) else None
         if not isinstance(text, list) or len(text) != 5 or value.get("label") != list("ABCDE"):
             raise PrunelibError(f'{where}: "choices" needs the labels A to E and five texts')
+        if not all(isinstance(one, str | int | float) and str(one).strip() for one in text):
+            raise PrunelibError(f'{where}: "choices" needs five texts, and one is none')
         return {"label": value["label"], "text": [str(one) for one in text]}
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise PrunelibError(f'{where}: "{name}" needs a text, got {type(value).__name__}')
     if name == "answerKey" and value not in list("ABCDE"):
         raise PrunelibError(f'{where}: "answerKey" needs one of A to E, got {value!r}')
+    if not str(value).strip():
+        raise PrunelibError(f'{where}: "{name}" is empty')
     return str(value)
 
 

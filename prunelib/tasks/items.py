@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prunelib.errors import PrunelibError
+from prunelib.jsonl import Row, read_jsonl
 from prunelib.paths import data_dir
-from prunelib.tasks.jsonl import read_jsonl
 
 LETTERS = "ABCDEFGH"
 
@@ -52,22 +52,40 @@ def load_items(source: str | Path = "default", limit: int | None = None, seed: i
     PrunelibError with the line that is wrong.
     """
     file = data_dir() / "tasks" / "passages.jsonl" if source == "default" else Path(source).expanduser()
-    items, seen = [], set()
-    for row in read_jsonl(file, ("id", "text", "questions"))[:limit]:
-        for question in row["questions"]:
-            missing = {"id", "question", "answer", "distractors"} - question.keys()
-            if missing:
-                raise PrunelibError(f"{file}, passage {row['id']}: a question has no \"{min(missing)}\"")
-            if question["id"] in seen:
-                raise PrunelibError(f"{file}: the question id '{question['id']}' is used twice")
-            seen.add(question["id"])
-            options = [question["answer"], *question["distractors"]]
-            if len(set(options)) < len(options) or len(options) > len(LETTERS):
-                raise PrunelibError(f"{file}, question {question['id']}: options must differ, at most {len(LETTERS)}")
-            random.Random(f"{seed}:{question['id']}").shuffle(options)
-            about = (question["question"], question["answer"], tuple(question.get("aliases", ())), tuple(options))
-            items.append(Item(question["id"], row["id"], row["text"], *about, question.get("type", "")))
+    if limit is not None and limit < 1:
+        raise PrunelibError(f"limit must be at least 1, got {limit}")
+    items, seen = [], {"passage": set(), "question": set()}
+    for row in read_jsonl(file, {"id": str, "text": str, "questions": list})[:limit]:
+        _once(row["id"], "passage", seen, row.where)
+        for number, question in enumerate(row["questions"], 1):
+            item = _item(question, row, f"{row.where}, question {number}", seed)
+            _once(item.id, "question", seen, row.where)
+            items.append(item)
     return items
+
+
+def _once(name: str, what: str, seen: dict[str, set[str]], where: str) -> None:
+    if name in seen[what]:
+        raise PrunelibError(f"{where}: the {what} id '{name}' is used twice")
+    seen[what].add(name)
+
+
+def _item(question, passage: Row, where: str, seed: int) -> Item:
+    if not isinstance(question, dict):
+        raise PrunelibError(f"{where}: needs an object, got {type(question).__name__}")
+    found = Row(question)
+    found.where = where
+    name, text, answer = (found.need(field) for field in ("id", "question", "answer"))
+    lists = {"distractors": found.need("distractors", list), "aliases": found.get("aliases") or []}
+    for field, values in lists.items():
+        if not isinstance(values, list) or not all(isinstance(value, str) and value.strip() for value in values):
+            raise PrunelibError(f'{where}: "{field}" must be a list of texts')
+    options = [answer, *lists["distractors"]]
+    if len({option.strip() for option in options}) < len(options) or len(options) > len(LETTERS):
+        raise PrunelibError(f"{where}: options must differ, at most {len(LETTERS)}")
+    random.Random(f"{seed}:{name}").shuffle(options)
+    about = text, answer, tuple(lists["aliases"]), tuple(options)
+    return Item(name, passage["id"], passage["text"], *about, str(found.get("type") or ""))
 
 
 # ---------------------------------------------------------------- judging a written answer

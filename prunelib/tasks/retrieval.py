@@ -6,6 +6,7 @@ ir-measures; search is exact.
 """
 
 import csv
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from prunelib.errors import PrunelibError
+from prunelib.jsonl import lines, read_jsonl
 from prunelib.tasks.items import load_items
-from prunelib.tasks.jsonl import read_jsonl
 
 MEASURES = {"ndcg": "nDCG@10", "recall_1": "R@1", "recall_10": "R@10", "mrr": "RR@10"}
 """Columns of :func:`evaluate` and their names in ir-measures; all between 0 and 1."""
@@ -66,7 +67,7 @@ def load_corpus(name: str, passages: int | None = None, split: str = "test") -> 
         return own(passages)
     folder = Path(name).expanduser()
     if folder.is_dir():
-        documents, queries = (read_jsonl(folder / file, ("_id", "text")) for file in ("corpus.jsonl", "queries.jsonl"))
+        documents, queries = (_texts(folder / file) for file in ("corpus.jsonl", "queries.jsonl"))
         return _corpus(name, documents, queries, _judgements(folder / "qrels" / f"{split}.tsv"))
     if name.startswith((".", "/", "~")):
         raise PrunelibError(f"no such corpus folder: {name}")
@@ -85,15 +86,29 @@ def _corpus(name: str, documents, queries, judgements) -> Corpus:
 def _judgements(file: Path) -> list[tuple[str, str, int]]:
     if not file.is_file():
         raise PrunelibError(f"no judgements at {file}")
-    found = []
-    with open(file, newline="") as stream:
-        for number, row in enumerate(csv.reader(stream, delimiter="\t"), 1):
-            if number > 1 and row:
-                try:
-                    found.append((row[0], row[1], int(row[2])))
-                except (IndexError, ValueError):
-                    raise PrunelibError(f"{file}, line {number}: expected query, document and a whole grade") from None
-    return found
+    found = {}
+    for number, line in lines(file):
+        if number == 1:
+            continue
+        fields = next(csv.reader([line], delimiter="\t"))
+        if len(fields) < 3 or not re.fullmatch(r"-?\d{1,6}", fields[2].strip()):
+            raise PrunelibError(f"{file}, line {number}: expected query, document and a whole grade")
+        if found.setdefault(tuple(fields[:2]), int(fields[2])) != int(fields[2]):
+            raise PrunelibError(f"{file}, line {number}: query '{fields[0]}', document '{fields[1]}' has two grades")
+    return [(query, document, grade) for (query, document), grade in found.items()]
+
+
+def _texts(file: Path) -> list[dict]:
+    """Rows with ``_id`` and ``text``. A text may be empty where there is a title; an id is given once."""
+    rows, seen = read_jsonl(file, {"_id": str}), set()
+    for row in rows:
+        row["text"] = row.need("text", filled=not row.get("title"))
+        if not isinstance(row.get("title") or "", str):
+            raise PrunelibError(f'{row.where}: "title" must be text')
+        if row["_id"] in seen:
+            raise PrunelibError(f"{row.where}: the id '{row['_id']}' is used twice")
+        seen.add(row["_id"])
+    return rows
 
 
 def _from_hub(name: str, split: str) -> Corpus:

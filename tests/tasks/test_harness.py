@@ -264,9 +264,9 @@ def test_what_cannot_be_asked_is_one_line(made, folder, task, options, message):
     "task, change, message",
     [
         ("multiarith", '{"question"', "multiarith.jsonl, line 2: not JSON"),
-        ("multiarith", {"final_ans": None}, 'multiarith.jsonl, row 2: "final_ans" needs a text, got NoneType'),
-        ("commonsense_qa", {"answerKey": ""}, 'row 2: "answerKey" needs one of A to E'),
-        ("commonsense_qa", {"choices": {"label": ["A"], "text": ["x"]}}, 'row 2: "choices" needs the labels A to E'),
+        ("multiarith", {"final_ans": None}, 'multiarith.jsonl, line 2: "final_ans" needs a text, got NoneType'),
+        ("commonsense_qa", {"answerKey": ""}, 'line 2: "answerKey" needs one of A to E'),
+        ("commonsense_qa", {"choices": {"label": ["A"], "text": ["x"]}}, 'line 2: "choices" needs the labels A to E'),
         ("multiarith", {"question": "a " * 600}, r"multiarith, document 1 needs 7\d\d tokens and tiny-llama reads 512"),
         ("commonsense_qa", {"question": "a " * 600}, r"commonsense_qa, document 1 needs 6\d\d tokens"),
     ],

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from prunelib.errors import PrunelibError
+from prunelib.jsonl import read_jsonl
 from prunelib.tasks.items import contains, load_items, matches, normalize, token_f1
-from prunelib.tasks.jsonl import read_jsonl
 from prunelib.tasks.readouts import demonstration
 
 ROW = {"id": "p1", "text": "A red hat.", "questions": [
@@ -67,9 +67,9 @@ def _file(tmp_path, *lines):
         ("{", "line 2: not JSON"),
         ("[1]", "line 2: needs an object, got list"),
         ({"id": "p2", "text": "x"}, 'line 2: no field "questions"'),
-        ({**ROW, "questions": [{"id": "q2", "question": "?", "answer": "a"}]}, 'a question has no "distractors"'),
-        (ROW, "the question id 'q1' is used twice"),
-        ({**ROW, "questions": [{**ROW["questions"][0], "id": "q3", "distractors": ["red"]}]}, "options must differ"),
+        ({"id": "p2", "text": "x", "questions": [{"id": "q2", "question": "?", "answer": "a"}]}, 'no field "distractors"'),
+        ({**ROW, "id": "p2"}, "the question id 'q1' is used twice"),
+        ({**ROW, "id": "p2", "questions": [{**ROW["questions"][0], "id": "q3", "distractors": ["red"]}]}, "differ"),
     ],
 )
 def test_a_bad_file_is_one_line(tmp_path, line, words):
