@@ -4,6 +4,12 @@ The dense model continues every prompt greedily; the resulting sequences are
 fed back teacher-forced, and at chosen decoding positions each sublayer is
 removed alone (the paper's layerwise protocol, PAPER §4). The tables are shared by
 the theorem chapters, the LM-head chapter and the layer curves.
+
+The base of every comparison is the stream right after the sublayer in the dense model, the pruned state that stream
+without the sublayer's output, at one position of one text with all positions before it in view. The paper's released
+script differs: it calls the pruned attention inside a cached decoding loop without the cache, so that a replaced
+attention sees one token only (a twin of the dense model does not give zero there). A dropped sublayer adds nothing
+whatever it sees, so drops are not touched by this.
 """
 
 from dataclasses import dataclass

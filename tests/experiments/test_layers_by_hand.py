@@ -265,10 +265,12 @@ def made_up_traces(**changes) -> layerwise.Traces:
     What a claim does not read says the opposite: the outer layers, the other lens, the other temperatures.
     ``changes`` are the values of the rows that count.
     """
-    value = {"z": 0.01, "p": 0.3, "p_low": 0.6, "beta_h": 0.4, "beta_z": 0.2, "z_normed": 0.01, "p_normed": 0.3} | changes
+    value = {"z": 0.01, "p": 0.3, "p_low": 0.6, "beta_h": 0.4, "beta_z": 0.2, "z_normed": 0.01, "p_normed": 0.3}
+    value |= changes
     h, z, p = [], [], []
     for prompt, position, layer, sublayer in itertools.product(range(6), range(3), range(LAYERS), ("attn", "mlp")):
-        index = {"prompt_id": f"p{prompt}", "kind": "made up", "position": position, "layer": layer, "sublayer": sublayer}
+        index = {"prompt_id": f"p{prompt}", "kind": "made up", "position": position, "layer": layer,
+                 "sublayer": sublayer}  # fmt: skip
         inner = layer in MIDDLE
         h.append(index | {"one_minus_cos_h": 0.01, "beta_h": value["beta_h"]})
         about = {"one_minus_cos_z_centred": 0.02, "mean_z": 1.0, "norm_z": 10.0}
