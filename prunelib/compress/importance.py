@@ -6,6 +6,11 @@ averaged over calibration tokens, and the highest cosines are dropped first
 (Attn Drop and MLP Drop, He et al. 2024; ShortGPT for whole blocks). Variants:
 attention and MLP in one ranking, a new ranking after every drop, and consecutive
 blocks by angular distance (Gromov et al. 2024).
+
+That is CASE-Lab-UMD/LLM-Drop's score (``prune/layer_drop.py``) with its option ``layer_drop_norm``: the stream
+before the sublayer's norm against the same plus the sublayer's output. Without the option it compares the normed
+input with the output alone, no residual; that is another ranking, and it is not offered here. It sums in
+float32, this in float64.
 """
 
 from collections.abc import Iterable

@@ -24,8 +24,10 @@ class Grid:
     """A uniform grid: ``bits`` (2 to 8), ``group`` (None: a whole row), symmetric or not.
 
     Asymmetric codes are 0 … 2^b − 1 with a zero point, over a range that always
-    includes 0; symmetric codes are ±(2^(b−1) − 1). Raises PrunelibError for other
-    bits, or a group below 1.
+    includes 0; symmetric codes are ±(2^(b−1) − 1), 2^b − 1 of them, with the largest weight on the last.
+    IST-DASLab/gptq (``quant.py``, ``sym``) takes −2^(b−1) … 2^(b−1) − 1, all 2^b, with the step
+    2·max|w|/(2^b − 1): its positive end falls half a step short of the largest weight. The two differ
+    most at few bits (3 levels against 4 at 2 bits). Raises PrunelibError for other bits, or a group below 1.
     """
 
     bits: int
@@ -225,6 +227,12 @@ class AWQ(_Quantizer):
     never worse on its calibration inputs. 1/s is absorbed by what produces the input
     (a norm, an up-projection) and takes no storage; where nothing can absorb it,
     weights are rounded to nearest. No clipping of the range is searched.
+
+    mit-han-lab/llm-awq (``auto_scale.py``, ``pre_quant.py``) differs in three ways: query, key and value are scaled
+    for the output of the whole attention module, gate and up for that of the whole MLP, so errors that the module
+    damps count less there; every block reads what the dense blocks before it give, here what the compressed ones
+    give; and it then searches a clipped range for each group. It clamps s at 1e-4, here the mean |x_j| at 1e-4 of
+    the largest.
     """
 
     grid_points: int = 20

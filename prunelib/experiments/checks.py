@@ -60,6 +60,10 @@ def check(notebook: str, given: dict) -> None:
         from prunelib.experiments.benchmarks import can_be_read
 
         can_be_read(given["benchmarks"])
+    if "perplexity_on" in given:
+        from prunelib.experiments import perplexities
+
+        perplexities.can_be_read(given["perplexity_on"])
     if "pooling" in given:
         from prunelib.tasks.encoder import check_pooling
 

@@ -4,6 +4,15 @@ The dense model continues every prompt greedily; the resulting sequences are
 fed back teacher-forced, and at chosen decoding positions each sublayer is
 removed alone (the paper's layerwise protocol, PAPER §4). The tables are shared by
 the theorem chapters, the LM-head chapter and the layer curves.
+
+The base of every comparison is the dense state, the stream right after the sublayer; the pruned one is that stream
+without the sublayer's output, with all earlier tokens in view. α and β are relative to the dense state.
+The authors' scripts (CASE-Lab-UMD/Pruning-on-Representations, ``transition_layerwise_compare.py`` and
+``transition_metrics_logging.py``) call the base ``residual``. For replaced weights it is the dense state too, but KL
+and the weighted variances are those of the pruned p, KL(pruned ‖ dense), and the replaced attention runs without the
+cache, so that it sees one token only. For dropped sublayers the base is the recorded ``residual``, by its name the
+stream before the sublayer, which is the pruned state: α and β are relative to that, KL and variances to the dense p.
+Cosines are the same either way.
 """
 
 from dataclasses import dataclass

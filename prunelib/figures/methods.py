@@ -63,9 +63,10 @@ def memory(data: pd.DataFrame, style: Style) -> Drawn:
     words = ", ".join(f"{KINDS[k]} {groups[k]:.2f}" for k in ("quantize", "sparsify", "drop") if k in groups)
     caption = (
         f"**{best['label']} keeps perplexity closest to dense ({best['ratio']:.2f} times) at {best['bits']:.2f} bits a "
-        f"weight; the best of each kind: {words}.** Perplexity on held-out text relative to the dense model, each text "
-        "compared with itself; bars are 95 % intervals over texts. Memory counts what a checkpoint must store for the "
-        "matrices of the blocks: 16-bit values, mask or index bits, group scales and zero points."
+        f"weight; the best of each kind: {words}.** Perplexity on the project's own passages, each read whole and "
+        "alone, relative to the dense model on the same passage; bars are 95 % intervals over passages. Memory counts "
+        "what a checkpoint must store for the matrices of the blocks: 16-bit values, mask or index bits, group scales "
+        "and zero points."
     )
     listed = "; ".join(f"{r.label} {r.bits:.2f} bits, {r.ratio:.2f}" for r in made.itertuples())
     alt = f"Scatter of relative perplexity (log scale) against bits a weight. {listed}. Largest: {worst['label']}."

@@ -19,7 +19,9 @@ def text_nll(lm, sequences: Sequence[list[int]]) -> pd.DataFrame:
     ``sequences`` are unpadded ids with at least two tokens; the first token is
     given, all others are predicted. Returns columns ``nll`` (nats, summed over
     the predicted tokens) and ``tokens`` (how many), in the given order; the
-    perplexity of a set of texts is ``exp(Σ nll / Σ tokens)``. Raises
+    perplexity of a set of texts is ``exp(Σ nll / Σ tokens)``. On windows of equal
+    length that is the number of the papers' tables (:mod:`prunelib.tasks.corpora`); on
+    texts of different lengths it is not the mean of the texts' perplexities. Raises
     PrunelibError for a sequence that is too short, or longer than the model reads.
     """
     short = [i for i, ids in enumerate(sequences) if len(ids) < 2]

@@ -178,3 +178,21 @@ def test_bad_calibration(make_model, tokens):
     for spec in ("mlp:1", "angular:2", "joint:2:iter"):
         with pytest.raises(PrunelibError, match="NaN or Inf in the residual stream"):
             DropSpec.parse(spec).plan(lm, tokens)
+
+
+def test_importance_is_that_of_the_stream_and_not_of_the_normed_input(tiny, tokens):
+    """LLM-Drop's score with ``layer_drop_norm``; without it, the normed input against the output alone."""
+    lm = tiny("llama")
+    seen = {}
+    block = lm.model.model.layers[1]
+    hooks_ = [block.input_layernorm.register_forward_hook(lambda _, args, out: seen.update(x=args[0], normed=out)),
+              block.self_attn.register_forward_hook(lambda _, args, out: seen.update(out=out[0]))]  # fmt: skip
+    with torch.no_grad():
+        lm.model(input_ids=tokens)
+    for hook in hooks_:
+        hook.remove()
+    x, normed, out = (seen[name].double() for name in ("x", "normed", "out"))
+    scores = importance(lm, tokens).set_index(["layer", "kind"])["cosine"]
+    with_norm = torch.cosine_similarity(x, x + out, dim=-1).mean().item()
+    without = torch.cosine_similarity(normed, out, dim=-1).mean().item()
+    assert scores[1, "attn"] == pytest.approx(with_norm, rel=1e-6) and abs(with_norm - without) > 0.1

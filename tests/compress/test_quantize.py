@@ -254,3 +254,37 @@ def test_specs_and_labels():
     made = [RTN(Grid(4, 64)), GPTQ(Grid(3, 128), True), AWQ(Grid(4, None, True)), GPTQ(Grid(4, 64, True), True)]
     assert [m.spec for m in made] == ["rtn:4:g64", "gptq:3:g128:act", "awq:4:sym", "gptq:4:g64:sym:act"]
     assert [m.label for m in made] == ["RTN-4 g64", "GPTQ-3 g128 act", "AWQ-4 sym", "GPTQ-4 g64 sym act"]
+
+
+# ---------------------------------------------------------------- conventions, ours and the published code's
+
+
+@pytest.mark.parametrize("bits, levels", [(2, [-1, 0, 1]), (3, [-3, -2, -1, 0, 1, 2, 3])])
+def test_symmetric_levels_are_ours_and_not_gptq_s(bits, levels):
+    """Ours reach the largest weight on both sides; IST-DASLab/gptq's are one more and end half a step before it."""
+    top = levels[-1]
+    row = torch.linspace(-top, top, 1001, dtype=torch.float64)[None]
+    assert Grid(bits, None, True).round(row).unique().tolist() == levels
+    step, zero = 2 * top / (2**bits - 1), 2 ** (bits - 1)  # their scale and zero point for the same row
+    theirs = step * ((row / step).round().add(zero).clamp(0, 2**bits - 1) - zero)
+    assert len(theirs.unique()) == 2**bits == len(levels) + 1
+    assert theirs.max().item() == pytest.approx(top - step / 2)
+    assert theirs.min().item() == pytest.approx(-top - step / 2)
+
+
+def test_awq_minimises_the_error_of_the_matrices_and_not_of_what_follows(weight):
+    """Another exponent may be better for a product of the outputs; ours is the best for the outputs themselves."""
+    x, grid = correlated(), Grid(2, 32)
+    pair = [weight[:32], weight[32:]]
+    made = AWQ(grid).compress_group(pair, InputStats.of(x))
+    dense = (x @ pair[0].T) * (x @ pair[1].T)
+    tried = []
+    for i in range(20):
+        scale = x.abs().mean(0) ** (i / 20)
+        scale = scale / (scale.max() * scale.min()).sqrt()
+        a, b = (grid.round(w * scale) / scale for w in pair)
+        outputs = energy(a - pair[0], x) + energy(b - pair[1], x)
+        tried.append((outputs, ((x @ a.T) * (x @ b.T) - dense).square().sum().item()))
+    ours = sum(energy(m - w, x) for m, w in zip(made, pair, strict=True))
+    assert ours == pytest.approx(min(tried)[0])
+    assert min(tried) != min(tried, key=lambda one: one[1])

@@ -165,3 +165,47 @@ def test_quantizers_alone_have_no_mask_to_compare(open_chapter, tmp_path):
 def test_a_user_s_pruning_methods_are_repeated_over_seeds(open_chapter):
     walks = methods.plan_walks(open_chapter(), "wanda:2:4,magnitude:0.5,gptq:3:g8")
     assert [(w.specs, w.seed) for w in walks if w.seed != 0] == [(("wanda:2:4",), 1)]
+
+
+def test_perplexity_on_a_public_corpus(open_chapter, tiny, tmp_path, monkeypatch):
+    """Corpus, split, window and stride stand beside the number; nothing is computed twice."""
+    import json
+
+    from prunelib.experiments import perplexities
+    from prunelib.lm import LM
+    from prunelib.tasks import corpora
+
+    class Letters:
+        chat_template = None
+
+        def __call__(self, text, **_):
+            return {"input_ids": [3 + ord(letter) % 90 for letter in text]}
+
+    file = tmp_path / "wikitext2_test.jsonl"
+    file.write_text("".join(json.dumps({"text": f" Line {n} of a text .\n"}) + "\n" for n in range(20)))
+    monkeypatch.setenv(corpora.FOLDER, str(tmp_path))
+    ch = open_chapter()
+    lm = LM.from_model(tiny("llama").model, Letters())
+    ch._load = lambda: lm
+    found = perplexities.measure(ch, "wikitext2", "magnitude:0.5")
+    shown = perplexities.table(found)
+    length = len("\n\n".join(f" Line {n} of a text .\n" for n in range(20)))
+    assert list(shown) == perplexities.COLUMNS and shown["model"].tolist() == ["dense", "Magnitude 50%"]
+    row = shown.iloc[0]
+    assert row[["corpus", "split", "window", "stride"]].tolist() == ["WikiText-2 raw v1", "test", 64, 64]
+    assert (row["windows"], row["tokens"]) == (length // 64, length // 64 * 63)
+    nll = found.pivot(index="number", columns="spec", values="nll").sum()
+    expected = np.exp(nll[["dense", "magnitude:0.5"]] / row["tokens"])
+    assert shown["perplexity"].tolist() == pytest.approx(expected.tolist())
+    assert shown["ratio"].tolist() == pytest.approx([1, shown["perplexity"][1] / shown["perplexity"][0]])
+    said = f"WikiText-2 raw v1, test split: {length // 64} windows of 64 tokens, stride 64"
+    assert perplexities.caption(shown).startswith(said)
+    again = open_chapter()
+    perplexities.measure(again, "wikitext2", "magnitude:0.5")
+    assert again.run.units_computed == 0
+    file.write_text('{"text": "' + "other " * 40 + '"}\n')
+    changed = open_chapter()
+    changed._load = lambda: lm
+    perplexities.measure(changed, "wikitext2", "magnitude:0.5")
+    assert changed.run.units_computed == 2
+    assert "perplexity_on=wikitext2,c4" in perplexities.show(ch, "").data
