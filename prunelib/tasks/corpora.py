@@ -24,8 +24,8 @@ from typing import NamedTuple
 from prunelib import hub
 from prunelib.checkpoint import quiet, reason
 from prunelib.errors import PrunelibError, nearest
+from prunelib.jsonl import read_jsonl
 from prunelib.tasks.harness import FOLDER
-from prunelib.tasks.jsonl import read_jsonl
 
 WINDOW = 2048
 """Tokens of a window, as in the papers' tables; fewer where a model reads fewer."""
@@ -82,7 +82,7 @@ def text(name: str, file: Path) -> str:
     """The whole text of a corpus from its file. Raises PrunelibError, naming file and line, for what is malformed."""
     corpus = CORPORA[name]
     if file.suffix == ".jsonl":
-        rows = [row["text"] for row in read_jsonl(file, ("text",))]
+        rows = [row.need("text", filled=False) for row in read_jsonl(file)]  # WikiText has empty lines
     else:
         try:
             rows = _hub_rows(file, corpus.documents)

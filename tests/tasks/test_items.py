@@ -67,7 +67,7 @@ def _file(tmp_path, *lines):
         ("{", "line 2: not JSON"),
         ("[1]", "line 2: needs an object, got list"),
         ({"id": "p2", "text": "x"}, 'line 2: no field "questions"'),
-        ({"id": "p2", "text": "x", "questions": [{"id": "q2", "question": "?", "answer": "a"}]}, 'no field "distractors"'),
+        ({**ROW, "id": "p2", "questions": [{"id": "q2", "question": "?", "answer": "a"}]}, 'no field "distractors"'),
         ({**ROW, "id": "p2"}, "the question id 'q1' is used twice"),
         ({**ROW, "id": "p2", "questions": [{**ROW["questions"][0], "id": "q3", "distractors": ["red"]}]}, "differ"),
     ],
