@@ -36,8 +36,11 @@ from prunelib.paths import cache_dir, data_dir
 DATE = "2024-07-26"
 """What a chat template that prints today's date is told instead: the day that Llama 3's own template falls back on."""
 
-RECIPE = 1
-"""Raised when the conversion changes, so that older caches are made again."""
+RECIPE, GGUF_RECIPE = 1, 2
+"""Raised when a conversion (of a wheel's model, of a user's GGUF) changes, so that older caches are made again.
+
+GGUF 1 took files whose tensors did not fit their configuration.
+"""
 
 
 @dataclass(frozen=True)
@@ -209,7 +212,7 @@ def refetch(name: str, progress: bool = True) -> Path:
 def _materialise_gguf(file: Path, progress: bool) -> Path:
     parts = gguf_parts(file)
     digest = _gguf_digest(parts)
-    source = {"source": f"gguf:{parts[0].name}", "sha256": digest, "recipe": RECIPE}
+    source = {"source": f"gguf:{parts[0].name}", "sha256": digest, "recipe": GGUF_RECIPE}
     return _made_once(_gguf_key(digest), source, lambda folder: _convert(parts, folder, progress),
                       progress, repair=str(file))
 

@@ -126,7 +126,7 @@ def test_what_cannot_be_read_is_one_line(lm, folder, monkeypatch):
     for content, message in (
         ('{"text": "a"}\n{"text": \n', r"wikitext2_test.jsonl, line 2: not JSON"),
         ('{"text": "a"}\n{"page": "b"}\n', r'wikitext2_test.jsonl, line 2: no field "text"'),
-        ('{"text": "a"}\n{"text": null}\n', r'wikitext2_test.jsonl, row 2: "text" needs a text, got NoneType'),
+        ('{"text": "a"}\n{"text": null}\n', r'wikitext2_test.jsonl, line 2: "text" must be text, not null'),
     ):
         file.write_text(content)
         with pytest.raises(PrunelibError, match=message):
