@@ -157,7 +157,7 @@ def show(ch: Chapter, tasks: str, specs: Sequence[str], items: int = 0):
     from IPython.display import HTML, Markdown, display
 
     if tasks.strip():
-        return scores(samples(ch, tasks, specs, items)).round(2)
+        return _shown(scores(samples(ch, tasks, specs, items)))
     how = ("None were asked for in this run: `-p benchmarks=commonsense_qa,gsm8k` does, "
            "with a network or with `PRUNELIB_DATASETS` set to a folder of JSON lines.")  # fmt: skip
     folder = committed.beside(ch.model["slug"], ch.run.part["profile"])
@@ -165,4 +165,10 @@ def show(ch: Chapter, tasks: str, specs: Sequence[str], items: int = 0):
     if not len(found):
         return Markdown(how)
     display(Markdown(f"{how} Below stand those of the committed reference run of {folder.name}."))
-    return HTML(scores(found).round(2).to_html(index=False))
+    return HTML(_shown(scores(found)).to_html(index=False))
+
+
+def _shown(table: pd.DataFrame) -> pd.DataFrame:
+    """Two digits, and a share of nothing in words."""
+    rounded = table.round(2)
+    return rounded.astype(object).where(rounded.notna(), "not defined")

@@ -63,6 +63,12 @@ def test_nothing_asked_for_shows_the_reference(ch, tmp_path, monkeypatch, capsys
     assert "gsm8k" in page and "Drop-4A" in page
 
 
+def test_a_share_of_nothing_is_said_in_words():
+    nothing = pd.concat([pd.DataFrame(rows(spec, [0, 0])) for spec in ("dense", "drop:attn:4")])
+    shown = benchmarks._shown(benchmarks.scores(nothing))
+    assert (shown[["kept", "lo", "hi"]] == "not defined").all(axis=None) and (shown["score"] == 0).all()
+
+
 def test_humaneval_runs_in_the_sandbox_and_is_scored_like_the_rest(monkeypatch):
     from prunelib.tasks import humaneval
 
