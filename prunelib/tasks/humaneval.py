@@ -24,6 +24,29 @@ NEW_TOKENS = 300
 TOP_P = 0.95
 """Nucleus of sampled completions, as in the paper of the benchmark."""
 
+_PLAIN = """
+def _plain(function):
+    bases = (dict, list, tuple, set, frozenset)
+    values = {str: str.__str__, int: int.__int__, float: float.__float__, complex: complex.__complex__}
+    def plain(value):
+        kind = type(value)
+        if issubclass(kind, dict):
+            return {plain(key): plain(one) for key, one in dict.items(value)}
+        for base in bases:
+            if issubclass(kind, base):
+                return base([plain(one) for one in base.__iter__(value)])
+        if kind.__flags__ & 256:
+            return value
+        for base, exact in values.items():
+            if issubclass(kind, base):
+                return exact(value)
+        raise TypeError('the answer is of a class of its own')
+    return lambda *given, **named: plain(function(*given, **named))
+"""
+"""Answers are compared by Python's own classes: a class of the program's could be equal to everything.
+
+256 is Py_TPFLAGS_IMMUTABLETYPE, a class that no program can change."""
+
 
 def problems(limit: int | None = None) -> list[dict]:
     """The first ``limit`` problems: ``task_id, prompt, entry_point, canonical_solution, test``."""
@@ -36,7 +59,7 @@ def problems(limit: int | None = None) -> list[dict]:
 
 def check(problem: dict, completion: str, limits: sandbox.Limits | None = None) -> sandbox.Outcome:
     """Run one completion and the problem's test in the sandbox."""
-    test = f"{problem['test']}\ncheck({problem['entry_point']})\n"
+    test = f"{problem['test']}\n{_PLAIN}\ncheck(_plain({problem['entry_point']}))\n"
     return sandbox.run(problem["prompt"] + completion, test, limits)
 
 

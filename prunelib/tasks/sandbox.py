@@ -1,21 +1,29 @@
 """Run a program that a model wrote, where it can do no harm.
 
-It runs in a process of its own with an empty environment, in a temporary folder that
-is removed afterwards, and behind these walls, all of which must stand or nothing is run:
+It runs in a process of its own with an empty environment and behind these walls, all of
+which must stand or nothing is run:
 
-* **files**: only the folder can be written, only the folder and Python's own library
-  can be read (Landlock);
-* **system calls**: no socket, no new process or program, no signal to anyone, no change of
-  a file's rights, nothing of other processes or of the system (seccomp);
-* **limits** of processor time, wall time, memory, size of a file and of the folder,
-  and output; root's capabilities are given up first.
+* **files**: only Python's own library can be read (Landlock), and nothing can be written
+  or created, in any place: no disk to fill, no folder to remove. The system calls that
+  do so are not allowed (seccomp) and the limit of a file's size is 0. A quota in a file
+  system of its own needs rights that not every user and kernel has; this needs none;
+* **system calls**: a list of those that Python needs to import, compute, keep time and use
+  threads, some only with given arguments; every other one is refused. No socket, pipe,
+  shared memory, message queue, process, program, signal to another, priority;
+* **limits** of processor time, memory, output; and of wall time and threads, which a
+  supervisor between caller and program holds. It dies with the caller, and the program with
+  it, whatever ends them. Root's capabilities are given up first.
 
 **What it does not protect against.** A fault of the kernel: for code that wants to
-break out, use a virtual machine. Other system calls stay open, so the program can see
-facts of the machine (its clock, its load). And the verdict: program and test run in one
-process, so a program that sets out to forge a pass can find what says so, by walking
-frames. Leaving early, patching builtins and printing are no pass; language models
-that only answer the question do no more than that. Linux on x86-64 or ARM64 only.
+break out, use a virtual machine. The program can see facts of the machine: its clock and
+load, whether a file of a given name exists and how large it is. Threads are counted
+every 20 ms, so more than the limit can live that long. And the verdict: program and test
+run in one interpreter, so a program that sets out to forge a pass can: it can speak the
+judge's part of the protocol on the judge's pipe, or reach the test's frame when the test
+calls it. What costs little does not work: what judges is bound before the program runs, the
+test arrives after the program has ended, and the word for a pass after the test has.
+Leaving early, patching builtins or the library, walking frames or memory for the word,
+and printing are no pass. Linux on x86-64 or ARM64 only.
 """
 
 import json
@@ -25,14 +33,13 @@ import selectors
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from prunelib.errors import PrunelibError
 
-STATUSES = ("passed", "failed", "exited", "timed out", "memory", "output", "disk", "killed")
+STATUSES = ("passed", "failed", "exited", "timed out", "memory", "output", "threads", "killed")
 """``failed``: an exception; ``exited``: left before the test was over; ``killed``: ended by a signal."""
 
 _LOOK_S = 0.05
@@ -48,10 +55,8 @@ class Limits:
     """Seconds."""
     memory: int = 512 * 2**20
     """Bytes of address space, with the interpreter's own."""
-    file: int = 4 * 2**20
-    """Bytes of one file."""
-    disk: int = 16 * 2**20
-    """Bytes of the whole folder."""
+    threads: int = 64
+    """Threads at one time, with the first."""
     output: int = 64 * 2**10
     """Bytes of standard output and error together."""
 
@@ -78,34 +83,41 @@ def run(program: str, test: str = "", limits: Limits | None = None) -> Outcome:
     limits = limits or Limits()
     if sys.platform != "linux":
         raise PrunelibError(f"generated code is not run here: its sandbox needs Linux, this is {sys.platform}")
-    token, started = secrets.token_hex(16), time.monotonic()
-    folder = tempfile.mkdtemp(prefix="prunelib-sandbox-")
+    token, started = secrets.token_hex(16).encode(), time.monotonic()
+    source = test.encode(errors="surrogatepass")
+    ends = [*os.pipe(), *os.pipe(), *os.pipe()]
+    verdict, verdict_in, report, report_in, answers_out, answers = ends
+    job = {"program": program, "size": len(source), "caller": os.getpid(), "verdict": verdict_in, "report": report_in,
+           "answers": answers_out, "wall": limits.wall, "cpu": limits.cpu, "memory": limits.memory,
+           "threads": limits.threads}  # fmt: skip
+    child = None
     try:
-        ours, theirs = os.pipe()
-        job = {"program": program, "test": test, "folder": folder, "token": token, "verdict": theirs,
-               "cpu": limits.cpu, "memory": limits.memory, "file": limits.file}  # fmt: skip
-        try:
-            # The interpreter below a virtual environment: its library lies where everybody may read it.
-            command = [getattr(sys, "_base_executable", sys.executable), "-I", "-S", "-B", _jail()]
-            child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                     env={}, cwd=folder, pass_fds=(theirs,), start_new_session=True)  # fmt: skip
-        finally:
-            os.close(theirs)
+        # The interpreter below a virtual environment: its library lies where everybody may read it.
+        command = [getattr(sys, "_base_executable", sys.executable), "-I", "-S", "-B", _jail()]
+        given = (verdict_in, report_in, answers_out)
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                 env={}, cwd="/", pass_fds=given, start_new_session=True)  # fmt: skip
+        for end in given:
+            os.close(end)
+            ends.remove(end)
         try:
             with child.stdin as stream:
                 stream.write(json.dumps(job).encode() + b"\n")
         except BrokenPipeError:
             pass
-        try:
-            texts, stopped = _watch(child, ours, Path(folder), limits, started)
-        finally:
-            child.kill()  # it can have no children
-            child.stdout.close()
-            os.close(ours)
-            code = child.wait()
+        texts, stopped = _watch(child, verdict, answers, {b"\nended\n": source, b"\ntested\n": token}, limits)
+        if not stopped:
+            child.wait()
+            texts["report"] = os.read(report, 100)
     finally:
-        _remove(folder)
-    status, detail = stopped or _verdict(texts["verdict"], token, code, limits)
+        if child:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)  # neither can leave the group
+            child.stdout.close()
+            child.wait()
+        for end in ends:
+            os.close(end)
+    status, detail = stopped or _verdict(texts, token.decode(), child.returncode, limits)
     return Outcome(status, detail, texts["output"].decode(errors="replace"), time.monotonic() - started)
 
 
@@ -113,16 +125,19 @@ def _jail() -> str:
     return str(Path(__file__).with_name("jail.py"))
 
 
-def _watch(child, verdict: int, folder: Path, limits: Limits, started: float):
-    """Read both pipes until they close or a limit is passed; ({name: bytes}, (status, detail) or None)."""
+def _watch(child, verdict: int, answers: int, asked: dict[bytes, bytes], limits: Limits):
+    """Read both pipes until they close or a limit is passed; ({name: bytes}, (status, detail) or None).
+
+    ``asked``: what is said when the judge asks for it, in this order, each once.
+    """
     texts, most = {"output": b"", "verdict": b""}, {"output": limits.output, "verdict": 4096}
-    looked = 0.0
+    waits = list(asked.items())
     with selectors.DefaultSelector() as waiting:
         for stream, name in ((child.stdout.fileno(), "output"), (verdict, "verdict")):
             os.set_blocking(stream, False)
             waiting.register(stream, selectors.EVENT_READ, name)
         while waiting.get_map():
-            for key, _ in waiting.select(_LOOK_S):
+            for key, _ in waiting.select():
                 chunk = os.read(key.fd, 65536)
                 if not chunk:
                     waiting.unregister(key.fd)
@@ -130,37 +145,33 @@ def _watch(child, verdict: int, folder: Path, limits: Limits, started: float):
                 if len(texts[key.data]) > most[key.data]:
                     texts[key.data] = texts[key.data][: most[key.data]]
                     return texts, ("output", f"wrote more than {most[key.data]} bytes")
-            now = time.monotonic()
-            if now - started > limits.wall:
-                return texts, ("timed out", f"wall time limit of {limits.wall:g} s")
-            if now - looked > _LOOK_S:
-                looked = now
-                if _size(folder, limits.disk) > limits.disk:
-                    return texts, ("disk", f"its folder grew over {limits.disk} bytes")
+            while waits and waits[0][0] in texts["verdict"]:
+                try:
+                    _say(answers, waits.pop(0)[1])
+                except BrokenPipeError:
+                    waits.clear()
     return texts, None
 
 
-def _size(folder: Path, enough: int) -> int:
-    """Bytes of all files below, at least one block each; stops counting at ``enough``."""
-    total, waiting = 0, [folder]
-    while waiting and total <= enough:
-        try:
-            with os.scandir(waiting.pop()) as entries:
-                for entry in entries:
-                    total += max(4096, entry.stat(follow_symlinks=False).st_blocks * 512)
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(Path(entry.path))
-        except OSError:
-            continue
-    return total
+def _say(pipe: int, text: bytes) -> None:
+    while text:
+        text = text[os.write(pipe, text) :]
 
 
-def _verdict(text: bytes, token: str, code: int, limits: Limits) -> tuple[str, str]:
-    first, _, last = text.decode(errors="replace").partition("\n")
+def _verdict(texts: dict[str, bytes], token: str, ended: int, limits: Limits) -> tuple[str, str]:
+    first, _, last = texts["verdict"].decode(errors="replace").partition("\n")
     if first.startswith("refused "):
         raise PrunelibError(f"generated code is not run here: {first.removeprefix('refused ')}")
     if first != "ready":
-        raise PrunelibError(f"generated code is not run here: the sandbox did not start (exit code {code})")
+        raise PrunelibError(f"generated code is not run here: the sandbox did not start (exit code {ended})")
+    code, _, why = texts["report"].decode().partition(" ")
+    if not code:
+        return "killed", "its supervisor was killed"
+    if why:
+        what = {"wall": ("timed out", f"wall time limit of {limits.wall:g} s"),
+                "threads": ("threads", f"more than {limits.threads} threads")}  # fmt: skip
+        return what[why]
+    code = int(code)
     status, _, detail = last.strip().rpartition("\n")[2].partition(" ")
     if status == "passed":
         real = detail == token and code == 0
@@ -172,9 +183,3 @@ def _verdict(text: bytes, token: str, code: int, limits: Limits) -> tuple[str, s
     if code < 0:
         return "killed", f"by {signal.Signals(-code).name}"
     return "exited", f"left by itself with exit code {code}"
-
-
-def _remove(folder: str) -> None:
-    """Whatever the program left: locked folders, and trees deeper than Python's own removal can follow."""
-    for command in (["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
-        subprocess.run([*command, "--", folder], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
