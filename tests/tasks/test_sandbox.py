@@ -256,11 +256,11 @@ def test_a_hostile_program_is_contained_and_reported(name, tmp_path, monkeypatch
 
 
 def _processes() -> set[int]:
-    """Running programs of the sandbox, known by the script they were started with."""
-    found = set()
+    """Running programs of this checkout's sandbox, known by the script they were started with."""
+    found, script = set(), str(Path(sandbox.__file__).with_name("jail.py")).encode()
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            if b"tasks/jail.py" in (entry / "cmdline").read_bytes():
+            if script in (entry / "cmdline").read_bytes().split(b"\0"):
                 found.add(int(entry.name))
         except OSError:
             continue
@@ -268,10 +268,13 @@ def _processes() -> set[int]:
 
 
 def _kernel_objects() -> list[str]:
-    """Shared memory, message queues and semaphores of the machine: they would outlive the program."""
+    """Shared memory, message queues and semaphores of the machine, and what a program here would call its own.
+
+    They would outlive the program.
+    """
     tables = [Path("/proc/sysvipc") / name for name in ("shm", "msg", "sem")]
     rows = [row.split()[1] for table in tables if table.is_file() for row in table.read_text().splitlines()[1:]]
-    return rows + sorted(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else rows
+    return rows + [str(path) for path in (Path("/dev/shm/x"), Path("/dev/mqueue/prunelib")) if path.exists()]
 
 
 def _own_state() -> tuple:
@@ -351,7 +354,9 @@ def test_an_inside_that_does_not_start_is_one_line(tmp_path, monkeypatch):
 
 
 CALLER = """
+import signal
 from prunelib.tasks.sandbox import Limits, run
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell ignores it
 run("import time; time.sleep(50)", limits=Limits(wall={wall}))
 """
 
