@@ -2,7 +2,7 @@
 
 Each method runs in a process of its own: the model is loaded, calibration tokens
 (random ids: what they are does not matter here) wait in memory, and then
-``prunelib.compress.apply.compress`` is timed once. Peak memory is what the process
+``prunelib.methods.apply.compress`` is timed once. Peak memory is what the process
 held beyond its state just before. Beside it, in the same process, stands the time
 of the forward passes that no calibrated method can do without: every block twice
 on all tokens, which is the limit of a free method.
@@ -84,8 +84,8 @@ def measure(options) -> dict:
     import torch
 
     import prunelib
-    from prunelib.compress.apply import compress
-    from prunelib.compress.calibrate import advance, batches
+    from prunelib.methods.apply import compress
+    from prunelib.methods.walk import advance, batches
 
     lm = prunelib.load(options.model, device=options.device)
     ids = random_ids(lm, options.sequences, options.length)
@@ -169,7 +169,7 @@ def scaling(options) -> None:
     whole = len(blocks)
 
     def seconds(spec: str, layers: int, sequences: int) -> float:
-        from prunelib.compress.apply import compress
+        from prunelib.methods.apply import compress
 
         setattr(parent, name, blocks[:layers])
         ids = random_ids(lm, sequences, 128)

@@ -10,9 +10,9 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "load": "prunelib.lm",
     "LM": "prunelib.lm",
-    "DropPlan": "prunelib.compress.drop",
+    "compress": "prunelib.methods.apply",
 }
-__all__ = ["LM", "DropPlan", "__version__", "load"]
+__all__ = ["LM", "__version__", "compress", "load"]
 
 
 def __getattr__(name: str):

@@ -27,13 +27,12 @@ examples:
 
 COMPRESS_EPILOG = """\
 specifications:
-  magnitude:P  wanda:P  sparsegpt:P       P = 0.5 removes half of the weights, 2:4 keeps 2 of every 4
-  rtn:B[:gG][:sym]  awq:B[:gG][:sym]      B = 2 to 8 bits, one scale for G weights in a row (no gG: for the row);
-  gptq:B[:gG][:sym][:act]                 sym: symmetric grid; act: activation order
-  drop:KIND:N[:iter]                      N sublayers that turn the stream least; KIND = attn, mlp, block or
-                                          joint (attention and MLP together); iter: measure again after each
-  drop:angular:N                          N consecutive blocks
-  sites:attn:3,attn:7                     exactly these
+{usage}
+
+  P = 0.5 removes half of the weights, 2:4 keeps 2 of every 4 in a row. B = 2 to 8 bits, one scale for G weights in
+  a row (no gG: for the row); sym: symmetric grid; act: activation order. N sublayers; joint: attention and MLP in
+  one ranking; angular: consecutive blocks; drop:attn:8:iter measures again after
+  each. + joins methods: wanda:0.5+drop:mlp:4 removes weights, then sublayers.
 
 examples:
   prunelib compress --spec wanda:2:4 --out smollm2-wanda
@@ -55,6 +54,13 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return found, unknown
+
+    def format_help(self) -> str:
+        if self.epilog and "{usage}" in self.epilog:  # the methods are imported where they are to be listed
+            from prunelib.methods.base import usage
+
+            self.epilog = self.epilog.format(usage="\n".join(f"  {line}" for line in usage()))
+        return super().format_help()
 
     def error(self, message: str):
         if "invalid choice" in message and "'" in message:
@@ -212,13 +218,13 @@ def keep_reference(args) -> int:
 
 def compress_model(args) -> int:
     from prunelib import runner
-    from prunelib.compress import parse
+    from prunelib.methods import parse
 
     method = parse(args.spec)
     if method.spec == "dense":
         raise PrunelibError("dense is the model as it is: there is nothing to compress")
-    from prunelib.compress.save import check_target, refuse_dropped, save
     from prunelib.experiments.chapter import check_seed
+    from prunelib.methods.save import check_target, refuse_dropped, save
 
     check_target(args.out)
     sizes = {name: runner.convert(name, getattr(args, name), 0) for name in ("sequences", "length", "seed")}
@@ -227,7 +233,7 @@ def compress_model(args) -> int:
     try:
         from prunelib import lm as models
         from prunelib import store, text
-        from prunelib.compress.apply import compress
+        from prunelib.methods.apply import compress
 
         lm = models.load(args.model, args.revision or None, args.dtype, args.device)
         refuse_dropped(lm)

@@ -152,6 +152,15 @@ def dropped(lm, plan) -> Iterator[None]:
         yield
 
 
+def dropped_paths(lm, layer: int) -> tuple[str, ...]:
+    """Places in a block of its sublayers that are dropped now."""
+    block, arch = lm.layers[layer], lm.arch
+    places = ((arch.attn,), tuple(filter(None, (arch.mlp, arch.mlp_in))))
+    modules = dict(block.named_modules())
+    gone = (p for p in places if p[0] in modules and getattr(vars(modules[p[0]]).get("forward"), "drops", False))
+    return tuple(path for paths in gone for path in paths)
+
+
 def _attn_stubs(lm, layer: int) -> Iterator[tuple[nn.Module, Callable]]:
     """What to run instead of the attention and its own norms, module by module."""
     arch, block = lm.arch, lm.layers[layer]
@@ -164,6 +173,7 @@ def _attn_stubs(lm, layer: int) -> Iterator[tuple[nn.Module, Callable]]:
             _fill_slot(cache, slot, hidden_states)
         return hidden_states.new_zeros(hidden_states.shape), None
 
+    forward.drops = True
     yield attention, forward
     for path in filter(None, (arch.attn_norm, arch.attn_post)):
         yield block.get_submodule(path), _same
@@ -179,6 +189,9 @@ def _mlp_stubs(lm, layer: int) -> Iterator[tuple[nn.Module, Callable]]:
 
 def _zeros(hidden_states: Tensor, *args, **kwargs) -> Tensor:
     return hidden_states.new_zeros(hidden_states.shape)
+
+
+_zeros.drops = True  # what `dropped_paths` knows a dropped sublayer by
 
 
 def _same(hidden_states: Tensor, *args, **kwargs) -> Tensor:

@@ -357,7 +357,7 @@ def load(name: str, revision: str | None = None, dtype: str | torch.dtype = "aut
     lm = LM.from_model(model.to(where), tokenizer, name, source.revision, source.licence)
     lm.slug = slugify(name, revision or None)
     if getattr(lm.config, "prunelib_drop", None):  # written by `prunelib compress`
-        from prunelib.compress.save import stay_dropped
+        from prunelib.methods.save import stay_dropped
 
         stay_dropped(lm)
     return lm

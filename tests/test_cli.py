@@ -88,7 +88,7 @@ def test_bad_usage_is_one_line_and_exit_2(arguments, message, tmp_path):
         (["06", "-p", "temperature=0"], "temperature must be above 0, got 0"),
         (["06", "-p", "temperatures=1,-2"], "temperature must be above 0, got -2"),
         (["06", "-p", "layer=30"], "layer must be -1 or 0 to 29"),
-        (["10", "-p", "specs=sites:attn:3,mlp:30"], "there is no mlp:30 to drop: the model has 30 layers"),
+        (["10", "-p", "specs=sites:attn:3+mlp:30"], "there is no mlp:30 to drop: the model has 30 layers"),
         (["08", "-p", "specs=drop:angular:31"], "cannot drop 31 block sites"),
         (["06", "-p", "prompts=nothing.jsonl"], "nothing.jsonl"),
     ],

@@ -54,7 +54,7 @@ def test_a_folder_that_transformers_loads(folder):
 @pytest.mark.parametrize(
     ("spec", "line"),
     [
-        ("sites:attn:0,block:2", "Drop attn:0, block:2 of tiny: without attn:0, block:2, "),
+        ("sites:attn:0+block:2", "Drop attn:0, block:2 of tiny: without attn:0, block:2, "),
         ("drop:joint:2:iter", "Drop-2AM iter of tiny: without "),
         ("drop:angular:2", "Drop-2B angular of tiny: without block:"),
         ("gptq:4:g8:act", "GPTQ-4 g8 act of tiny: 28 matrices, "),
@@ -98,7 +98,7 @@ def test_half_precision(capsys, folder, monkeypatch):
         (["--spec", "wanda:0"], "wanda:0 leaves every weight of tiny as it is"),
         (["--spec", "drop:attn:0"], "drop:attn:0 leaves every weight of tiny as it is"),
         (["--spec", "drop:attn:5"], "cannot drop 5 attn sites: the model has 4 layers"),
-        (["--spec", "sites:attn:9"], "attn:9 is out of range"),
+        (["--spec", "sites:attn:9"], "there is no attn:9 to drop"),
         (["--spec", "magnitude:2:5"], "needs rows that are a multiple of 5"),
         (["--spec", "wanda:0.5", "--out", "tiny"], "tiny exists and is not empty"),
         (["--spec", "wanda:0.5", "--out", "tiny/config.json"], "config.json is a file"),
@@ -180,7 +180,7 @@ def test_an_interruption_says_that_nothing_was_written(capsys, folder, monkeypat
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("prunelib.compress.save.cachefiles.write_marker", stop)
+    monkeypatch.setattr("prunelib.methods.save.cachefiles.write_marker", stop)
     code, out, err = call(capsys, folder, monkeypatch, "--spec", "rtn:4", "--out", "out")
     assert code == 130 and out == "" and err == "prunelib: interrupted; nothing was written to out\n"
     assert [p.name for p in folder.iterdir()] == ["tiny"]
@@ -197,7 +197,7 @@ def test_help_teaches_by_example(capsys):
         cli.main(["compress", "--help"])
     text = capsys.readouterr().out
     assert stop.value.code == 0 and "examples:" in text and "prunelib compress --spec wanda:2:4 --out" in text
-    for word in ("magnitude:P", "gptq:B", "drop:KIND:N", "sites:attn:3,attn:7", "from_pretrained", "prunelib.json"):
+    for word in ("magnitude:P", "gptq:B", "drop:attn|mlp", "sites:attn:3+mlp:7", "from_pretrained", "prunelib.json"):
         assert word in text
     assert max(map(len, text.split("specifications:")[1].splitlines())) <= 120
     with pytest.raises(SystemExit):
@@ -206,7 +206,7 @@ def test_help_teaches_by_example(capsys):
 
 
 def test_every_example_of_the_help_parses():
-    from prunelib.compress import parse
+    from prunelib.methods import parse
 
     examples = [line.split() for line in cli.COMPRESS_EPILOG.splitlines() if line.startswith("  prunelib compress")]
     assert len(examples) >= 3
@@ -218,7 +218,7 @@ def test_every_example_of_the_help_parses():
 @pytest.mark.real_model
 def test_the_default_model_without_two_attentions(default_lm, capsys, tmp_path, monkeypatch):
     from prunelib import hooks
-    from prunelib.compress import DropPlan
+    from prunelib.methods import parse
 
     monkeypatch.chdir(tmp_path)
     code = cli.main(["compress", "--spec", "drop:attn:2", "--out", "out", "--device", "cpu", "--sequences", "2",
@@ -227,7 +227,7 @@ def test_the_default_model_without_two_attentions(default_lm, capsys, tmp_path, 
     manifest = json.loads((tmp_path / "out" / "prunelib.json").read_text())
     assert manifest["fingerprints"]["dense"] == default_lm.fingerprint
     ids = torch.arange(1000, 1016)[None]
-    with torch.no_grad(), hooks.dropped(default_lm, DropPlan.of(",".join(manifest["drop"]))):
+    with torch.no_grad(), hooks.dropped(default_lm, parse("sites:" + "+".join(manifest["drop"]))):
         expected = default_lm.model(input_ids=ids).logits
     with torch.no_grad():
         found = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()(input_ids=ids).logits

@@ -5,9 +5,10 @@ import copy
 import pytest
 import torch
 
-from prunelib.compress.drop import DropPlan, Site
 from prunelib.errors import PrunelibError
 from prunelib.hooks import captured, dropped
+from prunelib.methods import parse
+from prunelib.methods.plans import Site
 
 KINDS = ("attn", "mlp", "block")
 
@@ -114,7 +115,7 @@ def test_sites_outside_the_model(tiny):
 
 def test_drop_plan_is_accepted_whole(tiny, padded):
     lm = tiny("qwen2")
-    with dropped(lm, DropPlan.of("attn:1,mlp:2")):
+    with dropped(lm, parse("sites:attn:1+mlp:2")):
         by_plan = logits(lm, padded)
     with dropped(lm, [Site("attn", 1), Site("mlp", 2)]):
         assert torch.equal(by_plan, logits(lm, padded))

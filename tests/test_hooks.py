@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from prunelib import hooks
-from prunelib.compress.drop import Site
 from prunelib.errors import PrunelibError
 from prunelib.hooks import captured, dropped, stop_after, visited
+from prunelib.methods.plans import Site
 
 
 def logits(lm, batch):

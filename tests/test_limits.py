@@ -4,12 +4,12 @@ import pytest
 import tiny_files
 import torch
 
-from prunelib.compress.apply import compress
-from prunelib.compress.importance import importance
 from prunelib.errors import PrunelibError
 from prunelib.lm import LM
 from prunelib.measure import perplexity, trace
 from prunelib.measure.head import head_of
+from prunelib.methods.apply import compress
+from prunelib.methods.criterion import importance
 from prunelib.tasks.generate import greedy
 from prunelib.tasks.score import Request, loglikelihoods
 

@@ -13,13 +13,13 @@ ROOT = Path(paths.__file__).parent
 # Each may import only those before it (and itself).
 ORDER = [
     "errors", "paths", "jsonl", "paper", "cachefiles", "arch", "checkpoint", "hub", "fetch", "lm", "hooks", "text",
-    "compress", "measure", "sources", "versions", "store", "schema", "marks", "runfolder", "committed", "tasks",
+    "methods", "measure", "sources", "versions", "store", "schema", "marks", "runfolder", "committed", "tasks",
     "experiments", "figures", "claims", "facts", "sitecheck", "pages", "stubs", "publish", "reference", "runner",
     "doctor", "cli",
 ]  # fmt: skip
 # The chapter records figures and claims through these; a checkpoint with dropped sublayers is loaded as it was
 # saved. Nothing flows back.
-ALLOWED = {("experiments", "figures"), ("experiments", "claims"), ("lm", "text"), ("lm", "compress")}
+ALLOWED = {("experiments", "figures"), ("experiments", "claims"), ("lm", "text"), ("lm", "methods")}
 
 
 def imports(file):

@@ -12,7 +12,7 @@ import pandas as pd
 from prunelib import committed, store
 from prunelib.errors import PrunelibError
 from prunelib.experiments.chapter import Chapter
-from prunelib.experiments.methods import compressed
+from prunelib.experiments.methods import compressed_model
 from prunelib.measure import stats
 
 ITEMS = {"smoke": 2, "quick": 16, "full": 32}
@@ -29,7 +29,7 @@ def samples(ch: Chapter, tasks: str, specs: Sequence[str], items: int = 0) -> pd
     filter and model; each (benchmark, model) is a table of the run with its raw answers. ``items``
     0: the profile's. Raises PrunelibError before anything is computed for a name that cannot be read.
     """
-    from prunelib.compress import parse
+    from prunelib.methods import parse
     from prunelib.tasks import harness
 
     if items < 0:
@@ -43,7 +43,7 @@ def samples(ch: Chapter, tasks: str, specs: Sequence[str], items: int = 0) -> pd
         for spec in ("dense", *specs):
 
             def compute(name=name, spec=spec):
-                with compressed(ch, spec, ch.seed).applied(ch.lm):
+                with compressed_model(ch, spec, ch.seed).applied(ch.lm):
                     if name == CODE:
                         return _programs(ch.lm, items)
                     found = harness.evaluate(ch.lm, name, limit=items)
@@ -95,7 +95,7 @@ def _programs(lm, items: int) -> pd.DataFrame:
 
 def of_reference(folder: Path) -> pd.DataFrame:
     """The samples that a committed run holds, as :func:`samples` gives them; empty where it asked for none."""
-    from prunelib.compress import parse
+    from prunelib.methods import parse
 
     parts = []
     for name, table in committed.tables(folder, "benchmark_").items():

@@ -7,7 +7,7 @@ import pandas as pd
 
 from prunelib.experiments import tasks
 from prunelib.experiments.chapter import Chapter
-from prunelib.experiments.methods import compressed
+from prunelib.experiments.methods import compressed_model
 
 TEXTS = {"smoke": 1, "quick": 2, "full": 8}
 """Prompts shown, the first ones of the longer texts."""
@@ -43,7 +43,7 @@ def _tokens(ch: Chapter, texts: pd.DataFrame, spec: str) -> pd.DataFrame:
 
     prompts = {p.id: p.text for p in load_prompts(str(tasks.prompts_file()))}
     dense = token_probabilities(ch.lm, texts)
-    with compressed(ch, spec).applied(ch.lm):
+    with compressed_model(ch, spec).applied(ch.lm):
         own = token_probabilities(ch.lm, texts)
     rows = []
     for text, p_own, p_dense in zip(texts.itertuples(), own, dense, strict=True):

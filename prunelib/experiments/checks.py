@@ -8,35 +8,29 @@ from pathlib import Path
 from prunelib.errors import PrunelibError
 from prunelib.experiments import chapter
 
-_SPARSE = ("magnitude", "wanda", "sparsegpt")
 TAKES = {
-    "07-methods": ("dense", "drop", "sites", *_SPARSE, "rtn", "gptq", "awq"),
-    "08-dropping-layers": ("drop", "sites"),
-    "09-sparsity": _SPARSE,
-    "10-case-study": ("drop", "sites", *_SPARSE, "rtn", "gptq", "awq"),
+    "07-methods": ("dense", "sparsify", "quantize", "drop", "joined"),
+    "08-dropping-layers": ("drop",),
+    "09-sparsity": ("sparsify",),
+    "10-case-study": ("sparsify", "quantize", "drop", "joined"),
 }
-"""Methods whose specifications a notebook takes as ``specs``."""
+"""Kinds of methods whose specifications a notebook takes as ``specs``."""
 
 
 def parse_specs(notebook: str, specs: str) -> list:
     """The methods of comma-separated ``specs``, without repetition, in their order.
 
-    A list of sites has commas of its own: ``drop:attn:2,sites:attn:3,mlp:4`` are two
-    specifications. Raises PrunelibError for one that this notebook does not compare.
+    Raises PrunelibError for one that this notebook does not compare.
     """
-    from prunelib.compress import drop, parse
+    from prunelib.methods import of_kind, parse_list
 
-    texts: list[str] = []
-    for one in (one.strip() for one in specs.split(",") if one.strip()):
-        more = one.partition(":")[0] in drop.KINDS and texts and texts[-1].startswith(drop.EXPLICIT)
-        texts = [*texts[:-1], f"{texts[-1]},{one}"] if more else [*texts, one]
-    found = {}
-    for method in map(parse, texts):
-        others = ", ".join(name for name, taken in TAKES.items() if method.spec.partition(":")[0] in taken)
-        if method.spec.partition(":")[0] not in TAKES[notebook]:
-            raise PrunelibError(f"{notebook} takes {', '.join(TAKES[notebook])}; '{method.spec}' is for {others}")
-        found.setdefault(method.spec, method)
-    return list(found.values())
+    found = parse_list(specs)
+    for method in found:
+        if method.kind not in TAKES[notebook]:
+            names = ", ".join(one.name for one in of_kind(*TAKES[notebook]))
+            others = ", ".join(name for name, kinds in TAKES.items() if method.kind in kinds)
+            raise PrunelibError(f"{notebook} takes {names}; '{method.spec}' is for {others}")
+    return found
 
 
 def check(notebook: str, given: dict) -> None:
@@ -85,16 +79,12 @@ def fits(notebook: str, given: dict, folder: Path) -> None:
         return
     from transformers import AutoConfig
 
-    from prunelib.compress import drop
+    from prunelib.methods.drop import Drop
 
     config = AutoConfig.from_pretrained(folder).get_text_config()
     layers = config.num_hidden_layers
-    drop.check_count(asked[0], "attn", layers)
+    Drop("attn", asked[0]).check(layers)
     if not asked[1] < layers:
         raise PrunelibError(f"layer must be -1 or 0 to {layers - 1} for this model, got {asked[1]}")
     for method in parse_specs(notebook, asked[2]) if asked[2] else ():
-        if isinstance(method, drop.DropPlan):
-            if beyond := [str(site) for site in method.sites if site.layer >= layers]:
-                raise PrunelibError(f"there is no {beyond[0]} to drop: the model has {layers} layers, counted from 0")
-        elif method.spec.startswith("drop:"):
-            drop.check_count(method.count, "block" if method.kind == "angular" else method.kind, layers)
+        method.check(layers)

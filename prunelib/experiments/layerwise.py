@@ -164,9 +164,9 @@ def drop_order(ch: Chapter, seed: int | None = None) -> pd.DataFrame:
     """
 
     def compute() -> pd.DataFrame:
-        from prunelib.compress.importance import importance
+        from prunelib.methods.criterion import COSINE
 
-        scores = importance(ch.lm, ch.calibration(seed))
+        scores = COSINE.scores(ch.lm, ch.calibration(seed))
         order = scores.sort_values(["kind", "cosine", "layer"], ascending=[True, False, True])
         order["rank"] = order.groupby("kind").cumcount()
         return order.sort_values(["kind", "layer"], ignore_index=True)
@@ -177,17 +177,18 @@ def drop_order(ch: Chapter, seed: int | None = None) -> pd.DataFrame:
 
 
 def plan_of(ch: Chapter, spec: str, seed: int | None = None):
-    """The drop plan of any specification of one, by the calibration text of ``seed``, the run's own unless given.
+    """The sites that a specification drops, by the calibration text of ``seed``, the run's own unless given.
 
-    One that importance scores do not give (``drop:attn:8:iter``, ``drop:angular:4``) is kept as a table.
+    Those that scores of the dense model do not give (``drop:attn:8:iter``, ``drop:angular:4``) are kept as a table.
     """
-    from prunelib.compress import drop, parse
+    from prunelib.methods import parse
+    from prunelib.methods.plans import DropPlan, Site
 
     seed, method = ch.seed if seed is None else seed, parse(spec)
-    if isinstance(method, drop.DropPlan):
-        return method
-    if method.kind in drop.RANKINGS and not method.iterative:
-        return drop.from_spec(method.spec, drop_order(ch, seed))
+    if not method.needs:
+        return DropPlan(method.sites)
+    if method.chosen_at_once:
+        return method.choose(drop_order(ch, seed))
 
     def compute() -> pd.DataFrame:
         sites = method.plan(ch.lm, ch.calibration(seed)).sites
@@ -195,9 +196,7 @@ def plan_of(ch: Chapter, spec: str, seed: int | None = None):
 
     key = {"spec": method.spec, "calibration": ch.calibration_key, "of_seed": seed}
     found = ch.table(f"drop_plan_{method.spec.replace(':', '-')}_seed{seed}", key, compute)
-    sites = tuple(drop.Site(row.kind, int(row.layer)) for row in found.itertuples())
-    kind = "block" if method.kind == "angular" else method.kind
-    return drop.DropPlan(sites, kind, {}, method.label, method.spec)
+    return DropPlan(tuple(Site(row.kind, int(row.layer)) for row in found.itertuples()), {})
 
 
 # ---------------------------------------------------------------- what the figures draw
@@ -356,10 +355,9 @@ def drop_lists(ch: Chapter, count: int = 0) -> pd.DataFrame:
     ``count`` 0 means a quarter of the layers, at most 8. Raises PrunelibError
     when ``count`` is above the number of layers.
     """
-    from prunelib.compress import drop
+    from prunelib.methods.drop import Drop
 
     count = count or min(8, max(1, ch.model["n_layers"] // 4))
-    scores = drop_order(ch)
-    plans = [drop.plan(scores, kind, count) for kind in ("attn", "mlp", "block")]
-    layers = [" ".join(str(site.layer) for site in plan.sites) for plan in plans]
-    return pd.DataFrame({"label": [p.label for p in plans], "spec": [p.spec for p in plans], "layers": layers})
+    plans = [(Drop(kind, count), Drop(kind, count).choose(drop_order(ch))) for kind in ("attn", "mlp", "block")]
+    rows = [(drop.label, drop.spec, " ".join(str(site.layer) for site in plan.sites)) for drop, plan in plans]
+    return pd.DataFrame(rows, columns=["label", "spec", "layers"])

@@ -2,39 +2,25 @@
 
 The unit of work is a family of specifications that go through the model in one
 walk. Weights that took calibration to find are kept in the run folder
-(``weights/``), where later notebooks read them: :func:`compressed`.
+(``weights/``), where later notebooks read them: :func:`compressed_model`.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from prunelib import store
-from prunelib.compress import parse
 from prunelib.errors import PrunelibError
 from prunelib.experiments.chapter import Chapter
 from prunelib.experiments.checks import parse_specs
 from prunelib.experiments.layerwise import plan_of
 from prunelib.measure.stats import cluster_mean, smooth
+from prunelib.methods import Method, default_specs, of_kind, parse
 
-FAMILIES = {
-    "smoke": (("magnitude:0.5", "rtn:4:g64"), ("wanda:0.5", "sparsegpt:0.5"), ("gptq:4:g64", "awq:4:g64")),
-    "quick": (
-        ("magnitude:0.5", "rtn:4:g64"),
-        ("wanda:0.5", "wanda:2:4"),
-        ("sparsegpt:0.5",),
-        ("gptq:4:g64", "awq:4:g64"),
-    ),
-    "full": (
-        *(
-            tuple(f"{name}:{pattern}" for pattern in ("0.3", "0.5", "0.7", "2:4", "4:8"))
-            for name in ("magnitude", "wanda", "sparsegpt")
-        ),
-        *(tuple(f"{name}:{bits}:g64" for bits in (4, 3)) for name in ("rtn", "gptq", "awq")),
-    ),
-}  # fmt: skip
-"""Specifications of a profile, grouped as they walk through the model together."""
+WALK = 5
+"""At most so many specifications walk through the model together: what a killed run loses is one walk."""
 
 SEEDED = {
     "smoke": ("wanda:0.5", "sparsegpt:0.5"),
@@ -42,6 +28,9 @@ SEEDED = {
     "full": ("wanda:0.5", "wanda:2:4", "sparsegpt:0.5", "sparsegpt:2:4"),
 }
 """Specifications repeated with every calibration seed."""
+
+WHOLE = ("drop", "joined")
+"""Kinds that are applied to a model as a whole; the others walk through it block by block."""
 
 TABLES = ("method_weights", "method_stream", "method_nll")
 _INDEX = {"spec": str, "label": str, "seed": int}
@@ -64,19 +53,27 @@ def drop_specs(ch: Chapter) -> tuple[str, ...]:
     return tuple(f"drop:{kind}:{max(1, layers * n // 30)}" for kind, n in share.items())
 
 
+def families(named: Iterable[Method]) -> list[tuple[str, ...]]:
+    """Specifications that walk through the model together: of one kind, with or without data, at most :data:`WALK`."""
+    groups: dict[tuple, list[str]] = {}
+    for method in named:
+        # Without data, all kinds go together: they share nothing but the dense model beside them.
+        groups.setdefault((method.kind, True) if method.needs else ("", False), []).append(method.spec)
+    ordered = sorted(groups.items(), key=lambda group: group[0][1])
+    return [tuple(some[i : i + WALK]) for _, some in ordered for i in range(0, len(some), WALK)]
+
+
 def plan_walks(ch: Chapter, specs: str = "") -> list[Walk]:
-    """What has to be computed: the profile's families, or a user's comma-separated specs."""
+    """What has to be computed: what the registered methods show in the profile, or a user's comma-separated specs."""
     profile = ch.run.part["profile"]
-    drops, families = drop_specs(ch), list(FAMILIES[profile])
+    drops, named = drop_specs(ch), [parse(one) for one in default_specs(profile)]
+    seeded = SEEDED[profile]
     if specs:
-        named = [method.spec for method in parse_specs(ch.run.notebook, specs) if method.spec != "dense"]
-        drops = tuple(one for one in named if kind_of(one) == "drop")
-        families = [(one,) for one in named if kind_of(one) != "drop"]
-        seeded = tuple(one for one in named if kind_of(one) == "sparsify" and parse(one).needs)
-    else:
-        seeded = SEEDED[profile]
+        named = [method for method in parse_specs(ch.run.notebook, specs) if method.kind != "dense"]
+        drops = tuple(method.spec for method in named if method.kind in WHOLE)
+        seeded = tuple(method.spec for method in named if method.kind == "sparsify" and method.needs)
     walks = [Walk(("dense", *drops), ch.seed)]
-    walks += [Walk(family, ch.seed) for family in families]
+    walks += [Walk(some, ch.seed) for some in families(m for m in named if m.kind not in WHOLE)]
     if seeded:
         walks += [Walk(seeded, ch.seed + i) for i in range(1, ch.settings.seeds)]
     return walks
@@ -108,7 +105,7 @@ def held_out(ch: Chapter) -> list[tuple[str, list[int]]]:
 
 
 def _measure(ch: Chapter, item: Walk) -> dict[str, pd.DataFrame]:
-    from prunelib.compress.apply import Compressed
+    from prunelib.methods.apply import Compressed
 
     found = _drops(ch, item) if item.specs[0] == "dense" else _weights(ch, item)
     variants: list[Compressed] = found.pop("variants")
@@ -126,8 +123,8 @@ def _measure(ch: Chapter, item: Walk) -> dict[str, pd.DataFrame]:
 
 def _weights(ch: Chapter, item: Walk) -> dict:
     """One walk of several specs beside the dense model."""
-    from prunelib.compress.apply import output_errors, variant
-    from prunelib.compress.calibrate import walk
+    from prunelib.methods.apply import NewWeights, compressed, output_errors
+    from prunelib.methods.walk import walk
 
     lm, tokens = ch.lm, ch.calibration(item.seed)
     methods = {one: parse(one) for one in item.specs}
@@ -144,9 +141,9 @@ def _weights(ch: Chapter, item: Walk) -> dict:
             pairs = [(a.states, b.states) for a, b in zip(step.states["dense"], step.states[one], strict=True)]
             streams.append(_turned(pairs, step.layer).assign(**about))
         store.report_progress(f"compressing ({', '.join(item.specs)})", step.layer + 1, lm.n_layers)
-    variants = [variant(lm, methods[one], weights) for one, weights in new.items()]
+    variants = [compressed(lm, methods[one], NewWeights(weights)) for one, weights in new.items()]
     for made in variants:
-        if methods[made.spec].needs:
+        if made.method.needs:
             _save(ch, made, item.seed)
     return {
         "method_weights": _joined(errors, _WEIGHT_COLUMNS),
@@ -166,12 +163,10 @@ def _turned(pairs, layer: int) -> pd.DataFrame:
 
 def _drops(ch: Chapter, item: Walk) -> dict:
     """The dense model and its drop plans; they change no weight."""
-    from prunelib.compress.apply import variant
-
     lm, tokens = ch.lm, ch.calibration(item.seed)
-    streams, variants = [], [variant(lm, parse("dense"), {})]
+    streams, variants = [], [compressed_model(ch, "dense", item.seed)]
     for one in item.specs[1:]:
-        made = compressed(ch, one, item.seed)
+        made = compressed_model(ch, one, item.seed)
         variants.append(made)
         for layer, pairs in _both_streams(lm, made, tokens).items():
             about = {"spec": one, "label": made.label, "seed": item.seed}
@@ -223,7 +218,7 @@ def _save(ch: Chapter, made, seed: int) -> None:
     """Exact: the weights themselves, or only the mask where all others kept their dense value."""
     import torch
 
-    from prunelib.compress.weights import all_weights
+    from prunelib.methods.weights import all_weights
 
     dense = {weight.name: weight for weight in all_weights(ch.lm)}
     target = _file(ch, made.spec, seed)
@@ -243,7 +238,7 @@ def _saved(ch: Chapter, spec: str, seed: int):
     """``(name, tensor)`` one at a time from the run folder, or None where it has no such file."""
     import torch
 
-    from prunelib.compress.weights import all_weights
+    from prunelib.methods.weights import all_weights
 
     file = _file(ch, spec, seed)
     arrays = store.read_arrays(file, _key(ch, spec, seed)) if store.is_sealed(file) else None
@@ -261,27 +256,24 @@ def _saved(ch: Chapter, spec: str, seed: int):
     return ((name, tensor(name, shape, dtype, data)) for name, shape, dtype, data in arrays)
 
 
-def compressed(ch: Chapter, spec: str, seed: int | None = None):
+def compressed_model(ch: Chapter, spec: str, seed: int | None = None):
     """A compressed model of this run: read from its folder, or computed and kept there.
 
     ``seed`` is that of the calibration tokens, by default the run's. Drops are
     planned on the importance scores of that text, data-free methods are computed
     anew, which is as fast as reading.
     """
-    from prunelib.compress import apply
+    from prunelib.methods import apply
 
-    seed = ch.seed if seed is None else seed
-    if kind_of(spec) == "drop":
-        plan = plan_of(ch, spec, seed)
-        return apply.variant(ch.lm, plan, {}, plan)
-    method = parse(spec)
-    if not method.needs:
-        return apply.compress(ch.lm, [spec])[spec]
-    saved = _saved(ch, spec, seed)
+    seed, method = ch.seed if seed is None else seed, parse(spec)
+    if method.kind == "drop":
+        return apply.compressed(ch.lm, method, apply.Dropped(plan_of(ch, spec, seed)))
+    saved = _saved(ch, spec, seed) if method.needs else None
     if saved is not None:
-        return apply.variant(ch.lm, method, dict(saved))
-    made = apply.compress(ch.lm, [spec], ch.calibration(seed))[spec]
-    if made.weights:
+        return apply.compressed(ch.lm, method, apply.NewWeights(dict(saved)))
+    tokens = ch.calibration(seed) if method.needs else None
+    made = apply.compress(ch.lm, [spec], tokens)[spec]
+    if method.needs and method.kind not in WHOLE:
         _save(ch, made, seed)
     return made
 
@@ -289,11 +281,13 @@ def compressed(ch: Chapter, spec: str, seed: int | None = None):
 # ---------------------------------------------------------------- what the figures draw
 
 
-def kind_of(spec: str) -> str:
-    """dense, drop, sparsify or quantize."""
-    head = spec.partition(":")[0]
-    kinds = {"drop": "drop", "sites": "drop", "magnitude": "sparsify", "wanda": "sparsify", "sparsegpt": "sparsify"}
-    return "dense" if head == "dense" else kinds.get(head, "quantize")
+def described(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with columns ``method`` (its title), ``kind`` and ``setting`` of each row's ``spec``."""
+    found = {spec: parse(spec) for spec in table["spec"].unique()}
+    columns = {"method": {spec: m.title for spec, m in found.items()},
+               "kind": {spec: m.kind for spec, m in found.items()},
+               "setting": {spec: m.shown_setting for spec, m in found.items()}}  # fmt: skip
+    return table.assign(**{name: table["spec"].map(values) for name, values in columns.items()})
 
 
 def memory(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -309,7 +303,7 @@ def memory(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     for (spec, label), some in nll.groupby(["spec", "label"], sort=False):
         paired = some.assign(dense=dense.loc[some["text_id"], "nll"].to_numpy())
         ratio = smooth(paired, _perplexity_ratio, by="text_id")
-        rows.append((spec, label, kind_of(spec), float(some["bits"].iloc[0]), _perplexity(some), *ratio))
+        rows.append((spec, label, parse(spec).kind, float(some["bits"].iloc[0]), _perplexity(some), *ratio))
     return pd.DataFrame(rows, columns=["spec", "label", "kind", "bits", "perplexity", "ratio", "lo", "hi"])
 
 
@@ -322,14 +316,18 @@ def _perplexity(f: pd.DataFrame) -> float:
 
 
 def errors_by_layer(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Relative output error of each block: root mean square over its matrices (``spec, label, layer, error``)."""
+    """Relative output error of each block: root mean square over its matrices.
+
+    Columns ``spec, label, layer, error`` and those of :func:`described`.
+    """
     table = tables["method_weights"]
     if not len(table):
-        raise PrunelibError("no method changed a weight: give one of magnitude, wanda, sparsegpt, rtn, gptq, awq")
+        names = ", ".join(method.name for method in of_kind("sparsify", "quantize"))
+        raise PrunelibError(f"no method changed a weight: give one of {names}")
     own = table[table["seed"] == table["seed"].min()]
     squared = own.assign(error=own["relative_error"] ** 2)
     mean = squared.groupby(["spec", "label", "layer"], sort=False)["error"].mean().reset_index()
-    return mean.assign(error=np.sqrt(mean["error"]))
+    return described(mean.assign(error=np.sqrt(mean["error"])))
 
 
 def stream_by_layer(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -339,7 +337,7 @@ def stream_by_layer(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     rows = []
     for (spec, label, layer), some in own.groupby(["spec", "label", "layer"], sort=False):
         rows.append((spec, label, layer, *cluster_mean(some["one_minus_cos"], some["sequence"])))
-    return pd.DataFrame(rows, columns=["spec", "label", "layer", "mean", "lo", "hi"])
+    return described(pd.DataFrame(rows, columns=["spec", "label", "layer", "mean", "lo", "hi"]))
 
 
 def stability(ch: Chapter, tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -358,7 +356,7 @@ def stability(ch: Chapter, tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     sums = nll.groupby(["spec", "label", "seed"])[["nll", "tokens"]].sum()
     perplexity = np.exp(sums["nll"] / sums["tokens"]).groupby(["spec", "label"]).agg(["min", "max"]).reset_index()
     perplexity = perplexity.rename(columns={"min": "perplexity_min", "max": "perplexity_max"})
-    return masks.merge(perplexity, on="spec")
+    return described(masks.merge(perplexity, on="spec"))
 
 
 def _overlaps(ch: Chapter, specs: list[str]) -> pd.DataFrame:
@@ -379,7 +377,7 @@ def _overlaps(ch: Chapter, specs: list[str]) -> pd.DataFrame:
 def _zero_masks(ch: Chapter, spec: str, seed: int):
     arrays = _saved(ch, spec, seed)
     if arrays is None:
-        arrays = iter(compressed(ch, spec, seed).weights.items())
+        arrays = iter(compressed_model(ch, spec, seed).weights.items())
     return ((int(name.partition(".")[0]), weight == 0) for name, weight in arrays)
 
 

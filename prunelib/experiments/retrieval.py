@@ -11,8 +11,9 @@ import pandas as pd
 from prunelib import fetch, store
 from prunelib.experiments import tasks
 from prunelib.experiments.chapter import Chapter
-from prunelib.experiments.methods import compressed
+from prunelib.experiments.methods import compressed_model
 from prunelib.measure import stats
+from prunelib.methods import parse
 from prunelib.paths import slugify
 from prunelib.tasks import retrieval
 
@@ -70,14 +71,12 @@ def encoder_search(ch: Chapter, name: str = ENCODER, corpus: str = "default") ->
     Columns ``query_id, cluster, spec, label``, those of :data:`prunelib.tasks.retrieval.MEASURES`,
     and of the whole: ``documents``, ``chance`` (nDCG@10 of a random ranking), ``layers``.
     """
-    from prunelib.compress import drop
     from prunelib.tasks.encoder import dropped
 
     encoders = Encoders(ch, name, corpus)
     order, parts, specs = encoders.order(), [], ["dense", *encoders.specs()]
     for number, spec in enumerate(specs):
-        plan = None if spec == "dense" else drop.from_spec(spec, order)
-        sites = plan.sites if plan else ()
+        sites = () if spec == "dense" else parse(spec).choose(order).sites
 
         def compute(sites=sites):
             with dropped(encoders.encoder, sites):
@@ -86,7 +85,7 @@ def encoder_search(ch: Chapter, name: str = ENCODER, corpus: str = "default") ->
         key = encoders.key | {"sites": sorted(map(str, sites))}
         found = ch.table(f"encoder_{slugify(name)}_{spec.replace(':', '-')}", key, compute)
         store.report_progress(f"searches of {name}", number + 1, len(specs))
-        parts.append(_tagged(found, encoders.corpus, spec, plan.label if plan else "dense"))
+        parts.append(_tagged(found, encoders.corpus, spec, parse(spec).label))
     return _about(parts, encoders.corpus, order["layer"].nunique())
 
 
@@ -99,14 +98,14 @@ def model_search(ch: Chapter, pooling: str = "mean", instruction: str = "") -> p
     for number, spec in enumerate(specs):
 
         def compute(spec=spec):
-            with compressed(ch, spec, ch.seed).applied(ch.lm):
+            with compressed_model(ch, spec, ch.seed).applied(ch.lm):
                 return retrieval.evaluate(retrieval.search(Embedder(ch.lm, pooling, instruction), corpus), corpus)
 
         key = {"corpus": _hash(corpus), "pooling": pooling, "instruction": instruction, "spec": spec,
                "calibration": ch.calibration_key}  # fmt: skip
         found = ch.table(f"retrieval_{spec.replace(':', '-')}", key, compute)
         store.report_progress(f"searches of {ch.model['name']}", number + 1, len(specs))
-        parts.append(_tagged(found, corpus, spec, label(spec)))
+        parts.append(_tagged(found, corpus, spec, parse(spec).label))
     return _about(parts, corpus, ch.model["n_layers"])
 
 
@@ -119,13 +118,6 @@ def _tagged(found: pd.DataFrame, corpus: retrieval.Corpus, spec: str, label: str
 def _about(parts: list[pd.DataFrame], corpus: retrieval.Corpus, layers: int) -> pd.DataFrame:
     about = {"documents": len(corpus.documents), "chance": retrieval.chance(corpus), "layers": layers}
     return pd.concat(parts, ignore_index=True).assign(**about)
-
-
-def label(spec: str) -> str:
-    """Its name in tables and figures, such as Drop-4A."""
-    from prunelib.compress import parse
-
-    return parse(spec).label
 
 
 def _hash(corpus: retrieval.Corpus) -> str:
@@ -193,7 +185,8 @@ def record(ch: Chapter, by_encoder: pd.DataFrame, by_model: pd.DataFrame) -> pd.
         dense = found[found["spec"] == "dense"]
         for measure in retrieval.MEASURES:
             ch.value(f"retrieval.{name}.{measure}", *stats.share(dense[measure], dense["cluster"]), fmt=".2f")
-        most = found[found["spec"].str.startswith("drop:attn")]["spec"].iloc[-1]
+        dropped = [spec for spec in dict.fromkeys(found["spec"]) if getattr(parse(spec), "sublayers", "") == "attn"]
+        most = dropped[-1]
         share = kept(found).set_index("spec").loc[most]
         ch.value(f"retrieval.{name}.attn.most", share["label"], exact=True, fmt="s")
         ch.value(f"retrieval.{name}.attn.kept", share["kept"], share["lo"], share["hi"], fmt=".0%")

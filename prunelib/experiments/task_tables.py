@@ -5,12 +5,12 @@ import math
 import pandas as pd
 
 from prunelib import claims, committed, paper
-from prunelib.compress import drop, parse
 from prunelib.experiments import tasks
 from prunelib.experiments.chapter import Chapter
 from prunelib.experiments.layerwise import plan_of
-from prunelib.experiments.methods import kind_of
 from prunelib.measure import stats
+from prunelib.methods import parse
+from prunelib.methods.plans import LETTERS
 
 SHOWN = ("choice", "forced", "generation")
 _PAPER = {
@@ -49,11 +49,10 @@ def dropping(ch: Chapter, answers: pd.DataFrame) -> pd.DataFrame:
 
 def _dropped(spec: str) -> tuple[str, int]:
     """The panel a drop belongs to (attn, mlp, block, or joint for attention and MLP together), and how many sites."""
-    method = parse(spec)
     if spec == "dense":
         return "", 0
-    count = len(method.sites) if isinstance(method, drop.DropPlan) else method.count
-    return {"angular": "block", "mixed": "joint"}.get(method.kind, method.kind), count
+    method = parse(spec)
+    return method.sublayers, method.count
 
 
 def _reference(ch: Chapter, figure_id: str, own: pd.DataFrame) -> pd.DataFrame:
@@ -70,16 +69,12 @@ def sparsity(ch: Chapter, answers: pd.DataFrame) -> pd.DataFrame:
 
     ``source`` is "this run" or "reference", the committed run at the same methods and patterns.
     """
-    from prunelib.figures.methods import method_of
-
     rows = []
     for row in tasks.kept(answers, SHOWN).itertuples():
-        method, _, setting = row.spec.partition(":")
-        pattern = setting if ":" in setting else ""
-        keep, _, of = pattern.partition(":")
-        removed = 0.0 if method == "dense" else 1 - int(keep) / int(of) if pattern else float(setting)
-        name = "dense" if method == "dense" else method_of(row.label)
-        rows.append((row.label, name, 100 * removed, pattern, row.readout, row.kept, row.lo, row.hi))
+        method = parse(row.spec)
+        removed = method.pattern.sparsity if method.kind == "sparsify" else 0.0
+        grouped = method.pattern.spec if removed and method.pattern.m else ""
+        rows.append((row.label, method.title, 100 * removed, grouped, row.readout, row.kept, row.lo, row.hi))
     own = pd.DataFrame(rows, columns=["label", "method", "x", "pattern", "readout", "kept", "lo", "hi"])
     own.insert(0, "source", "this run")
     other = _reference(ch, "fig-sparsity-kept", own)
@@ -215,10 +210,12 @@ def drop_lists(ch: Chapter, specs):
     """Which layers each plan drops, by the run's own calibration text; for the page, no list cut short."""
     from IPython.display import HTML
 
-    plans = [plan_of(ch, spec) for spec in specs if kind_of(spec) == "drop"]
-    found = pd.DataFrame([(p.label, ", ".join(str(s.layer if p.kind in drop.KINDS else s) for s in p.sites))
-                          for p in plans],
-                         columns=["plan", "layers, first dropped first"])  # fmt: skip
+    rows = []
+    for method in (method for method in map(parse, specs) if method.kind == "drop"):
+        sites = plan_of(ch, method.spec).sites
+        named = (str(site.layer if method.sublayers in LETTERS else site) for site in sites)
+        rows.append((method.label, ", ".join(named)))
+    found = pd.DataFrame(rows, columns=["plan", "layers, first dropped first"])
     with pd.option_context("display.max_colwidth", None):
         return HTML(found.to_html(index=False))
 

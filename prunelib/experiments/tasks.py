@@ -14,8 +14,10 @@ from prunelib.errors import PrunelibError
 from prunelib.experiments.chapter import Chapter
 from prunelib.experiments.checks import parse_specs
 from prunelib.experiments.layerwise import plan_of
-from prunelib.experiments.methods import compressed, kind_of
+from prunelib.experiments.methods import compressed_model
 from prunelib.measure import stats
+from prunelib.methods import parse
+from prunelib.methods.base import JOIN
 from prunelib.paths import data_dir
 
 CHOICE, WRITTEN = "choice", "generation"
@@ -51,6 +53,9 @@ SPARSE = {
 SEEDED = ("drop:mlp:4", "wanda:0.5")
 """What is scored again with other calibration text, in chapters that hold it."""
 
+CALIBRATED = ("sparsify", "quantize", "joined")
+"""Kinds of models that calibration text makes; of a drop only the sites count."""
+
 LETTERED = {"smoke": ("dense", "drop", "sparsify"), "quick": (), "full": ("dense", "drop")}
 """Kinds of models whose options are asked by letter too, which takes a third of the time of an item."""
 
@@ -82,7 +87,7 @@ def answers(ch: Chapter, specs: Sequence[str]) -> pd.DataFrame:
     wanted += [(spec, ch.seed + i) for i in range(1, ch.settings.seeds) for spec in specs if spec in SEEDED]
 
     def lettered(spec: str) -> bool:
-        return kind_of(spec) in LETTERED[ch.run.part["profile"]]
+        return parse(spec).kind in LETTERED[ch.run.part["profile"]]
 
     def ask(spec: str) -> pd.DataFrame:
         return answers(ch.lm, items(ch), demonstration(ch.seed), letters=lettered(spec))
@@ -119,35 +124,29 @@ def _each(ch: Chapter, name: str, wanted, key_of, ask, after=lambda found: found
     parts = []
     for number, (spec, seed) in enumerate(wanted):
         source = _same_as(ch, spec, seed)
-        calibrated = kind_of(source) in ("sparsify", "quantize")
-        slug = source.replace(":", "-").replace(",", "_") + (f"_seed{seed}" if calibrated else "")
+        calibrated = parse(source).kind in CALIBRATED
+        slug = source.replace(":", "-").replace(JOIN, "_") + (f"_seed{seed}" if calibrated else "")
         about = {"spec": source, "calibration": [ch.calibration_key, seed] if calibrated else None}
 
         def compute(spec=spec, seed=seed):
-            with compressed(ch, spec, seed).applied(ch.lm):
+            with compressed_model(ch, spec, seed).applied(ch.lm):
                 found = ask(spec)
             return after(found)
 
         found = ch.table(f"{name}_{slug}", key_of(spec) | about, compute)
         store.report_progress(f"{name} of {len(wanted)} models", number + 1, len(wanted))
-        parts.append(found.assign(spec=spec, label=_label(spec), seed=seed))
+        parts.append(found.assign(spec=spec, label=parse(spec).label, seed=seed))
     return pd.concat(parts, ignore_index=True)
 
 
 def _same_as(ch: Chapter, spec: str, seed: int) -> str:
     """A drop by its sites in the order of layers: another seed that drops the same is the same model."""
-    if kind_of(spec) != "drop":
+    if parse(spec).kind != "drop":
         return spec
-    from prunelib.compress import drop
+    from prunelib.methods.sites import Sites
 
-    sites = sorted((site.layer, site.kind) for site in plan_of(ch, spec, seed).sites)
-    return drop.EXPLICIT + ",".join(f"{kind}:{layer}" for layer, kind in sites)
-
-
-def _label(spec: str) -> str:
-    from prunelib.compress import parse
-
-    return parse(spec).label
+    sites = plan_of(ch, spec, seed).sites
+    return Sites(tuple(sorted(sites, key=lambda site: (site.layer, site.kind)))).spec if sites else "dense"
 
 
 def _items_file():
@@ -169,7 +168,6 @@ def items(ch: Chapter):
     return load_items(_items_file(), ch.settings.passages, ch.seed)
 
 
-# ---------------------------------------------------------------- what is kept of the dense score
 
 
 def kept(answers: pd.DataFrame, readouts: Sequence[str] = READOUTS, corrected: bool = True) -> pd.DataFrame:
@@ -196,7 +194,7 @@ def kept(answers: pd.DataFrame, readouts: Sequence[str] = READOUTS, corrected: b
             base = means[1] - np.mean(guess)
             seeds = some.groupby("seed")[readout].mean()
             seeds = (seeds - np.mean(guess)) / base if np.isfinite(found[0]) else seeds * np.nan
-            rows.append((spec, label, kind_of(spec), readout, *means, *found, seeds.min(), seeds.max()))
+            rows.append((spec, label, parse(spec).kind, readout, *means, *found, seeds.min(), seeds.max()))
     names = ["spec", "label", "kind", "readout", "score", "dense", "kept", "lo", "hi", "seed_lo", "seed_hi"]
     return pd.DataFrame(rows, columns=names)
 

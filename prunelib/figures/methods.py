@@ -5,32 +5,16 @@ import pandas as pd
 
 from prunelib.figures.core import Drawn, figure
 from prunelib.figures.style import Style
-
-KINDS = {"sparsify": "weights removed", "quantize": "weights quantized", "drop": "sublayers dropped", "dense": "dense"}
-METHODS = ("Magnitude", "Wanda", "SparseGPT", "RTN", "GPTQ", "AWQ")
-"""Order of colours, markers and line styles: the same method looks the same in every figure."""
+from prunelib.methods.base import KINDS, registry
 
 
-def method_of(label: str) -> str:
-    """``"GPTQ-4 g64"`` -> ``"GPTQ"``, ``"Wanda 2:4"`` -> ``"Wanda"``, ``"Drop-8A"`` -> ``"Drop-8A"``."""
-    return next((m for m in METHODS if label.startswith(m)), label)
-
-
-def setting_of(label: str) -> str:
-    """What a method was asked for: ``"50%"``, ``"2:4"``, ``"4 bits, g64"``."""
-    method = method_of(label)
-    rest = label.removeprefix(method).strip()
-    if not rest.startswith("-"):
-        return rest
-    bits, _, group = rest[1:].partition(" ")
-    return f"{bits} bits" + (f", {group}" if group else "")
-
-
-def _look(style: Style, label: str) -> dict:
-    method = method_of(label)
-    i = METHODS.index(method) if method in METHODS else 0
-    colour = style.foreground if method not in METHODS else style.colours[i]
-    return {"color": colour, "marker": style.markers[i], "ls": style.linestyles[i]}
+def look(style: Style, method: str) -> dict:
+    """Colour, marker and line style of a method, by its title: the same in every figure."""
+    looks = {one.title: one.look for one in registry().values() if one.look}
+    if method not in looks:
+        return {"color": style.foreground, "marker": style.markers[0], "ls": style.linestyles[0]}
+    own = looks[method]
+    return {"color": getattr(style.colours, own.colour), "marker": own.marker, "ls": style.linestyles[own.line]}
 
 
 @figure("fig-methods-memory", "Perplexity against real memory", "07-methods")
@@ -38,7 +22,8 @@ def memory(data: pd.DataFrame, style: Style) -> Drawn:
     """Held-out perplexity relative to dense against stored bits a weight, all methods on one axis."""
     fig, axis = style.subplots(height=4.2)
     shapes = {"sparsify": (style.colours.blue, "o"), "quantize": (style.colours.vermillion, "s"),
-              "drop": (style.colours.green, "^"), "dense": (style.foreground, "*")}  # fmt: skip
+              "drop": (style.colours.green, "^"), "joined": (style.colours.purple, "D"),
+              "dense": (style.foreground, "*")}  # fmt: skip
     for kind, (colour, marker) in shapes.items():
         rows = data[data["kind"] == kind]
         if not len(rows):
@@ -60,7 +45,7 @@ def memory(data: pd.DataFrame, style: Style) -> Drawn:
     made = data[data["kind"] != "dense"].sort_values("ratio")
     best, worst = made.iloc[0], made.iloc[-1]
     groups = made.groupby("kind")["ratio"].min()
-    words = ", ".join(f"{KINDS[k]} {groups[k]:.2f}" for k in ("quantize", "sparsify", "drop") if k in groups)
+    words = ", ".join(f"{KINDS[k]} {groups[k]:.2f}" for k in ("quantize", "sparsify", "drop", "joined") if k in groups)
     caption = (
         f"**{best['label']} keeps perplexity closest to dense ({best['ratio']:.2f} times) at {best['bits']:.2f} bits a "
         f"weight; the best of each kind: {words}.** Perplexity on the project's own passages, each read whole and "
@@ -90,7 +75,6 @@ def _label_points(axis, data: pd.DataFrame, style: Style) -> None:
 @figure("fig-methods-error", "Output error by layer", "07-methods")
 def error(data: pd.DataFrame, style: Style) -> Drawn:
     """Relative error of the outputs of each block's matrices on dense inputs, by method and setting."""
-    data = data.assign(setting=data["label"].map(setting_of), method=data["label"].map(method_of))
     methods = data.groupby("setting", sort=False)["method"].nunique()
     # A panel compares methods; settings of one method alone are shown only where there is nothing else.
     settings = list(methods.index[methods == methods.max()] if methods.max() == 1 else methods.index[methods > 1])[:4]
@@ -100,8 +84,8 @@ def error(data: pd.DataFrame, style: Style) -> Drawn:
     shape = {"height": 2.2 * lines + 0.5, "nrows": lines, "ncols": columns}
     fig, axes = style.subplots(**shape, sharex=True, sharey=True, squeeze=False)
     for axis, setting in zip(axes.flat, settings, strict=False):
-        for label, rows in data[data["setting"] == setting].groupby("label", sort=False):
-            axis.plot(rows["layer"], rows["error"], ms=3, label=method_of(label), **_look(style, label))
+        for method, rows in data[data["setting"] == setting].groupby("method", sort=False):
+            axis.plot(rows["layer"], rows["error"], ms=3, label=method, **look(style, method))
         axis.set(title=setting)
         axis.legend(loc="best")
     for axis in axes.flat[len(settings) :]:
@@ -129,16 +113,17 @@ def stream(data: pd.DataFrame, style: Style) -> Drawn:
     fig, axes = style.subplots(height=3.1, ncols=2, sharey=True)
     last = data["layer"].max()
     for axis, dropping in zip(axes, (False, True), strict=True):
-        own = data[data["label"].str.startswith("Drop") == dropping]
+        own = data[data["kind"].isin(["drop", "joined"]) == dropping]
+        shown: dict[str, int] = {}  # settings of a method so far: all but the first are fainter
         for i, (label, rows) in enumerate(own.groupby("label", sort=False)):
-            look = _look(style, label)
-            if dropping:
-                look = {"color": style.colours[i % 6], "marker": style.markers[i % 6], "ls": style.linestyles[i % 6]}
-            elif setting_of(label) in ("2:4", "3 bits, g64"):
-                look |= {"alpha": 0.5, "lw": 1}
+            method = rows["method"].iloc[0]
+            mine = look(style, method) | ({"alpha": 0.5, "lw": 1} if shown.get(method) else {})
+            shown[method] = shown.get(method, 0) + 1
+            if dropping:  # one method: its plans are told apart
+                mine = {"color": style.colours[i % 6], "marker": style.markers[i % 6], "ls": style.linestyles[i % 6]}
             rows = rows[rows["mean"] > 0]  # nothing has turned before the first dropped layer
-            axis.fill_between(rows["layer"], rows["lo"], rows["hi"], color=look["color"], alpha=0.12, lw=0)
-            axis.plot(rows["layer"], rows["mean"], ms=2.5, label=label, **look)
+            axis.fill_between(rows["layer"], rows["lo"], rows["hi"], color=mine["color"], alpha=0.12, lw=0)
+            axis.plot(rows["layer"], rows["mean"], ms=2.5, label=label, **mine)
         axis.set(yscale="log", xlabel="layer", title="sublayers dropped" if dropping else "weights compressed")
         axis.legend(fontsize=6.5, ncols=1 if dropping else 2, loc="lower right")
     axes[0].set_ylabel(r"$1-\cos(h)$ after the layer")
@@ -165,9 +150,9 @@ def seeds(data: pd.DataFrame, style: Style) -> Drawn:
         axis.set(xlabel="layer", ylabel="share of the mask in common", ylim=(0, 1))
         axis.text(0.5, 0.5, "no mask depends on calibration here", ha="center", transform=axis.transAxes)
         return Drawn(fig, "**None of these specifications removes weights by calibration.**", "Empty axes: no masks.")
-    for label, rows in data.groupby("label", sort=False):
-        look = _look(style, label) | ({} if "%" in label else {"alpha": 0.5})
-        axis.plot(rows["layer"], rows["overlap"], ms=3, label=label, **look)
+    for (label, method, setting), rows in data.groupby(["label", "method", "setting"], sort=False):
+        mine = look(style, method) | ({} if "%" in setting else {"alpha": 0.5})
+        axis.plot(rows["layer"], rows["overlap"], ms=3, label=label, **mine)
         axis.axhline(rows["chance"].mean(), color=style.muted, lw=0.8, ls=style.linestyles[2])
     low = min(data["chance"].min(), data["overlap"].min())
     axis.set(xlabel="layer", ylabel="share of the mask in common", ylim=(low - 0.05, 1.02))

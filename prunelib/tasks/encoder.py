@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from prunelib import fetch, hooks
-from prunelib.compress.drop import Site
 from prunelib.errors import PrunelibError, nearest
 from prunelib.lm import LM, fingerprint, pad, resolve_device
+from prunelib.methods.plans import Site
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def _stubs(encoder: Encoder, layer: int, kind: str) -> Iterator[tuple[nn.Module,
 def importance(encoder: Encoder, texts: Sequence[str]) -> pd.DataFrame:
     """Cosine between the stream before and after each sublayer and block, mean over the texts' tokens.
 
-    Columns ``layer, kind, cosine``: as :func:`prunelib.compress.importance.importance`, for an
+    Columns ``layer, kind, cosine``: as :func:`prunelib.methods.criterion.importance`, for an
     encoder (He et al. 2024, ShortGPT for blocks). After a sublayer means after its norm where
     the family has one there, compared with the stream that the sublayer read.
     """

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from prunelib import hooks
-from prunelib.compress import drop
-from prunelib.compress.drop import Site
 from prunelib.errors import PrunelibError
+from prunelib.methods import parse
+from prunelib.methods.plans import Site
 from prunelib.tasks import encoder as enc
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -125,7 +125,7 @@ def test_importance_is_the_cosine_of_the_stream_with_and_without(tiny_encoder):
         sums, count = sums + float(cosine.sum()), count + cosine.numel()
     row = table[(table["kind"] == "block") & (table["layer"] == 1)]
     assert float(row["cosine"].iloc[0]) == pytest.approx(sums / count, abs=1e-5)
-    plan = drop.plan(table, "attn", 2)
+    plan = parse("drop:attn:2").choose(table)
     best = table[table["kind"] == "attn"].sort_values("cosine", ascending=False)["layer"].tolist()[:2]
     assert [site.layer for site in plan.sites] == best
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from prunelib import hooks
-from prunelib.compress.drop import Site
 from prunelib.errors import PrunelibError
 from prunelib.lm import LM
+from prunelib.methods.plans import Site
 from prunelib.tasks import harness
 
 pytest.importorskip("lm_eval")

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from prunelib import hooks
-from prunelib.compress.drop import from_spec
 from prunelib.errors import PrunelibError
+from prunelib.methods import parse
 from prunelib.tasks.generate import greedy
 from prunelib.tasks.prefix import shared_lengths
 from prunelib.tasks.score import Request, loglikelihoods
@@ -62,12 +62,12 @@ def test_scores_equal_a_plain_forward(lm, requests, share, batch_size):
         assert (row.tokens, row.matched) == (len(request.continuation), matched)
 
 
-SITES = ["sites:attn:0", "sites:attn:0,attn:1", "sites:attn:0,attn:1,attn:2,attn:3", "sites:block:1"]
+SITES = ["sites:attn:0", "sites:attn:0+attn:1", "sites:attn:0+attn:1+attn:2+attn:3", "sites:block:1"]
 
 
 @pytest.mark.parametrize("sites", SITES)
 def test_sharing_is_right_with_dropped_sublayers(lm, requests, sites):
-    with hooks.dropped(lm, from_spec(sites)):
+    with hooks.dropped(lm, parse(sites)):
         shared = loglikelihoods(lm, requests)
         alone = loglikelihoods(lm, requests, share=False, batch_size=1)
         assert shared["logprob"].to_numpy() == pytest.approx(alone["logprob"].to_numpy(), abs=CLOSE)
@@ -150,7 +150,7 @@ def test_greedy_equals_decoding_without_a_cache(lm, prompts, groups, batch_size)
 
 def test_greedy_with_dropped_first_attention(lm, prompts):
     lm = dataclasses.replace(lm, tokenizer=Letters())
-    with hooks.dropped(lm, from_spec("sites:attn:0,mlp:2")):
+    with hooks.dropped(lm, parse("sites:attn:0+mlp:2")):
         assert [g.ids for g in greedy(lm, prompts, 5, groups=GROUPS)] == [_plain(lm, p, 5) for p in prompts]
 
 

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from prunelib import hooks
-from prunelib.compress.apply import compress, output_errors
-from prunelib.compress.calibrate import InputStats, advance, batches, input_stats, walk
-from prunelib.compress.sparsify import Pattern, Wanda
-from prunelib.compress.weights import all_weights, replaced, weights
 from prunelib.errors import PrunelibError
+from prunelib.methods.apply import compress, output_errors
+from prunelib.methods.pattern import Pattern
+from prunelib.methods.walk import InputStats, advance, batches, input_stats, walk
+from prunelib.methods.wanda import Wanda
+from prunelib.methods.weights import all_weights, replaced, weights
 
 HALF = Pattern(0.5)
 

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from prunelib.compress import parse
 from prunelib.errors import PrunelibError
+from prunelib.methods import parse
 
 LABELS = {
     "dense": "dense",
@@ -27,7 +27,7 @@ LABELS = {
     "drop:attn:8:iter": "Drop-8A iter",
     "drop:joint:8:iter": "Drop-8AM iter",
     "drop:angular:8": "Drop-8B angular",
-    "sites:attn:3,mlp:7": "Drop attn:3, mlp:7",
+    "sites:attn:3+mlp:7": "Drop attn:3, mlp:7",
 }
 
 
@@ -40,7 +40,7 @@ def test_round_trip(spec, label):
 
 @pytest.mark.parametrize(
     ("spec", "canonical"), [("wanda:0.50", "wanda:0.5"), ("rtn:4:sym:g64", "rtn:4:g64:sym"), (" dense ", "dense"),
-                            ("gptq:4:act:g64", "gptq:4:g64:act"), ("sites:attn:3, attn:7", "sites:attn:3,attn:7")]
+                            ("gptq:4:act:g64", "gptq:4:g64:act"), ("sites:attn:3 + attn:7", "sites:attn:3+attn:7")]
 )  # fmt: skip
 def test_other_spellings_have_one_canonical_form(spec, canonical):
     assert parse(spec).spec == canonical
@@ -72,10 +72,10 @@ def test_other_spellings_have_one_canonical_form(spec, canonical):
         ("drop:attn:8:itre", "did you mean 'iter'"),
         ("drop:attn:-1", "written as drop:attn:8"),
         ("drop:angular:8:iter", "no iterative form"),
-        ("sites:attn:3,attn:3", "dropped twice"),
+        ("sites:attn:3+attn:3", "dropped twice"),
         ("drop:atn:8", "did you mean 'attn'"),
         ("drop:attn", "written as drop:attn:8"),
-        ("sites:", "attn, mlp or block"),
+        ("sites:", "sites needs a setting, such as sites:attn:3"),
         ("sites:attn:x", "written as attn:12"),
     ],
 )
@@ -86,5 +86,5 @@ def test_refusals_say_what_would_be_right(spec, problem):
 
 
 def test_parsing_needs_no_torch():
-    code = "import sys; from prunelib.compress import parse; parse('gptq:4:g64'); sys.exit('torch' in sys.modules)"
+    code = "import sys; from prunelib.methods import parse; parse('gptq:4:g64'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

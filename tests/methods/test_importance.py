@@ -5,10 +5,12 @@ import pytest
 import torch
 
 from prunelib import hooks
-from prunelib.compress.drop import Site, from_spec
-from prunelib.compress.importance import DropSpec, angular_distances, importance
 from prunelib.errors import PrunelibError
 from prunelib.lm import LM
+from prunelib.methods import parse
+from prunelib.methods.criterion import angular_distances, importance
+from prunelib.methods.drop import Drop
+from prunelib.methods.plans import Site
 
 
 @pytest.fixture(scope="module")
@@ -18,9 +20,9 @@ def tokens():
 
 @pytest.mark.parametrize("spec", ["attn:2", "mlp:2", "block:2", "joint:3", "attn:2:iter", "joint:3:iter", "angular:2"])
 def test_every_family_can_be_ranked_every_way(lm, tokens, spec):
-    made = DropSpec.parse(spec)
+    made = Drop.parse(spec)
     plan = made.plan(lm, tokens)
-    assert len(plan.sites) == made.count and plan.spec == made.spec == f"drop:{spec}" and plan.label == made.label
+    assert len(plan.sites) == made.count and made.spec == f"drop:{spec}"
     assert plan.sites == made.plan(lm, tokens, batch_size=2).sites
     with hooks.dropped(lm, plan):
         assert torch.isfinite(lm.model(input_ids=tokens).logits).all()
@@ -31,8 +33,8 @@ def test_joint_ranks_both_kinds_in_one_list(tiny, tokens):
     scores = importance(lm, tokens)
     both = scores[scores["kind"] != "block"].sort_values("cosine", ascending=False)
     expected = [f"{r.kind}:{r.layer}" for r in both.head(5).itertuples()]
-    assert [str(s) for s in DropSpec("joint", 5).plan(lm, tokens).sites] == expected
-    assert from_spec("drop:joint:5", scores).label == "Drop-5AM"
+    assert [str(s) for s in Drop("joint", 5).plan(lm, tokens).sites] == expected
+    assert parse("drop:joint:5").label == "Drop-5AM"
 
 
 @pytest.mark.parametrize("kind", ["attn", "mlp", "block", "joint"])
@@ -50,7 +52,7 @@ def test_iterative_is_greedy(tiny, tokens, kind):
             for layer in range(lm.n_layers) if Site(one, layer) not in chosen
         )  # fmt: skip
         chosen.append(Site(*best[1:]))
-    assert list(DropSpec(kind, 3, iterative=True).plan(lm, tokens).sites) == chosen
+    assert list(Drop(kind, 3, iterative=True).plan(lm, tokens).sites) == chosen
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
@@ -67,7 +69,7 @@ def test_angular_distance_by_hand(tiny, tokens, count):
         a, b = states[first][:, -1].double().numpy(), states[first + count][:, -1].double().numpy()
         cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
         assert found == pytest.approx(float(np.mean(np.arccos(cosine) / np.pi)), rel=1e-6)
-    plan = DropSpec("angular", count).plan(lm, tokens)
+    plan = Drop("angular", count).plan(lm, tokens)
     first = int(table["first"][table["distance"].idxmin()])
     assert [s.layer for s in plan.sites] == list(range(first, first + count))
 
@@ -98,12 +100,12 @@ def test_block_influence_is_one_minus_the_block_cosine(tiny, tokens):
 )
 def test_bad_drops(tiny, tokens, spec, problem):
     with pytest.raises(PrunelibError, match=problem):
-        DropSpec.parse(spec).plan(tiny("llama"), tokens)
+        Drop.parse(spec).plan(tiny("llama"), tokens)
 
 
 def test_nothing_to_drop_is_the_dense_model(tiny, tokens):
     for spec in ("attn:0", "attn:0:iter", "angular:0"):
-        assert DropSpec.parse(spec).plan(tiny("llama"), tokens).sites == ()
+        assert Drop.parse(spec).plan(tiny("llama"), tokens).sites == ()
 
 
 def padded_rows(tokens, side):
@@ -126,7 +128,7 @@ def test_padding_is_never_counted(lm, tokens, side):
         alone = [angular_distances(lm, rows, 2)["distance"] for rows in (tokens[:1], tokens[1:2, :5])]
         np.testing.assert_allclose(table, sum(alone) / 2, rtol=1e-4, atol=1e-6)
     for spec in ("attn:2", "attn:2:iter", "angular:2"):
-        assert DropSpec.parse(spec).plan(lm, ids, attention_mask=mask).spec == f"drop:{spec}"
+        assert Drop.parse(spec).plan(lm, ids, attention_mask=mask).sites
 
 
 def test_angular_table(lm, tokens):
@@ -144,11 +146,11 @@ def test_the_last_candidate_is_not_measured(tiny, tokens, kind, sites, monkeypat
     lm, passes = tiny("llama"), []
     forward = type(lm.model.model).forward
     monkeypatch.setattr(type(lm.model.model), "forward", lambda *a, **k: passes.append(1) or forward(*a, **k))
-    plan = DropSpec(kind, sites, iterative=True).plan(lm, tokens)
+    plan = Drop(kind, sites, iterative=True).plan(lm, tokens)
     assert len(passes) == sites - 1 and len(set(plan.sites)) == sites and len(plan.scores) == sites
     passes.clear()
-    one = DropSpec(kind, 1, iterative=True).plan(lm, tokens)
-    assert len(passes) == 1 and one.sites == DropSpec(kind, 1).plan(lm, tokens).sites == plan.sites[:1]
+    one = Drop(kind, 1, iterative=True).plan(lm, tokens)
+    assert len(passes) == 1 and one.sites == Drop(kind, 1).plan(lm, tokens).sites == plan.sites[:1]
 
 
 def test_a_dropped_site_turns_nothing(lm, tokens):
@@ -164,7 +166,7 @@ def test_bad_calibration(make_model, tokens):
     for call in (
         lambda **more: importance(lm, tokens, **more),
         lambda **more: angular_distances(lm, tokens, 1, **more),
-        lambda **more: DropSpec("attn", 2).plan(lm, tokens, **more),
+        lambda **more: Drop("attn", 2).plan(lm, tokens, **more),
     ):
         with pytest.raises(PrunelibError, match="batch_size"):
             call(batch_size=0)
@@ -177,7 +179,7 @@ def test_bad_calibration(make_model, tokens):
     lm.layers[1].mlp.down_proj.weight.fill_(float("inf"))
     for spec in ("mlp:1", "angular:2", "joint:2:iter"):
         with pytest.raises(PrunelibError, match="NaN or Inf in the residual stream"):
-            DropSpec.parse(spec).plan(lm, tokens)
+            Drop.parse(spec).plan(lm, tokens)
 
 
 def test_importance_is_that_of_the_stream_and_not_of_the_normed_input(tiny, tokens):

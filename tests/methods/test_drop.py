@@ -8,9 +8,12 @@ import pandas as pd
 import pytest
 import torch
 
-from prunelib.compress.drop import DropPlan, Site, from_spec, plan
-from prunelib.compress.importance import importance
 from prunelib.errors import PrunelibError
+from prunelib.methods import parse
+from prunelib.methods.criterion import importance
+from prunelib.methods.drop import Drop
+from prunelib.methods.plans import DropPlan, Site
+from prunelib.methods.sites import Sites
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +83,10 @@ SCORES = pd.DataFrame(
 )  # fmt: skip
 
 
+def plan(scores, ranking, count):
+    return Drop(ranking, count).choose(scores)
+
+
 def names(chosen):
     return [str(site) for site in chosen.sites]
 
@@ -102,17 +109,17 @@ def test_ties_go_to_the_lower_layer_whatever_the_row_order():
 @pytest.mark.parametrize(("kind", "letter"), [("attn", "A"), ("mlp", "M"), ("block", "B")])
 @pytest.mark.parametrize("count", [0, 1, 4])
 def test_labels_and_specs_round_trip(kind, letter, count):
-    chosen = plan(SCORES, kind, count)
-    assert chosen.label == f"Drop-{count}{letter}" and chosen.spec == f"drop:{kind}:{count}"
-    assert from_spec(chosen.spec, SCORES) == chosen
+    method = Drop(kind, count)
+    assert method.label == f"Drop-{count}{letter}" and method.spec == f"drop:{kind}:{count}"
+    assert parse(method.spec) == method and len(method.choose(SCORES).sites) == count
 
 
-@pytest.mark.parametrize(("text", "kind"), [("attn:3,attn:7", "attn"), ("mlp:0,block:2", "mixed")])
-def test_explicit_lists_round_trip(text, kind):
-    chosen = DropPlan.of(text)
-    assert chosen.kind == kind and chosen.scores is None
-    assert chosen.label == f"Drop {text.replace(',', ', ')}" and chosen.spec == f"sites:{text}"
-    assert from_spec(chosen.spec) == DropPlan.of(chosen.spec) == DropPlan.of(chosen.sites) == chosen
+@pytest.mark.parametrize(("text", "kind"), [("attn:3+attn:7", "attn"), ("mlp:0+block:2", "joint")])
+def test_explicit_lists_round_trip(text, kind, tiny):
+    method = parse(f"sites:{text}")
+    assert method.sublayers == kind and method.count == 2
+    assert method.label == f"Drop {text.replace('+', ', ')}" and method.spec == f"sites:{text}"
+    assert Sites(method.sites) == method and DropPlan(method.sites).scores is None
 
 
 @pytest.mark.parametrize(
@@ -121,17 +128,16 @@ def test_explicit_lists_round_trip(text, kind):
         (lambda: plan(SCORES, "attn", 5), "cannot drop 5 attn sites: the model has 4 layers"),
         (lambda: plan(SCORES, "attn", -1), "cannot drop -1"),
         (lambda: plan(SCORES, "atn", 1), "did you mean 'attn'"),
-        (lambda: DropPlan.of("attn:3,attn:3"), "dropped twice in one plan: attn:3"),
-        (lambda: DropPlan.of("block:3,mlp:3"), "dropped twice in one plan: mlp:3"),
-        (lambda: DropPlan.of("attn:-1"), "written as attn:12"),
-        (lambda: DropPlan.of("attn"), "written as attn:12"),
-        (lambda: DropPlan.of("atn:1"), "did you mean 'attn'"),
-        (lambda: DropPlan.of([]), "at least one site"),
+        (lambda: Sites.parse("attn:3+attn:3"), "dropped twice in one plan: attn:3"),
+        (lambda: Sites.parse("block:3+mlp:3"), "dropped twice in one plan: mlp:3"),
+        (lambda: Sites.parse("attn:-1"), "written as attn:12"),
+        (lambda: Sites.parse("attn"), "written as attn:12"),
+        (lambda: Sites.parse("atn:1"), "did you mean 'attn'"),
+        (lambda: Sites(()), "at least one site"),
         (lambda: Site("mlp", -2), "counted from 0"),
-        (lambda: from_spec("drop:attn:x", SCORES), "written as drop:attn:8"),
-        (lambda: from_spec("drop:attn:5", SCORES), "cannot drop 5"),
-        (lambda: from_spec("drop:attn:2"), "needs importance scores"),
-        (lambda: from_spec("wanda:2:4"), "written as drop:attn:8"),
+        (lambda: parse("drop:attn:x"), "written as drop:attn:8"),
+        (lambda: parse("drop:attn:5").check(4), "cannot drop 5"),
+        (lambda: parse("sites:attn:3+mlp:4").check(4), "there is no mlp:4 to drop: the model has 4 layers"),
     ],
 )
 def test_mistakes_are_one_line(call, reason):
@@ -141,5 +147,5 @@ def test_mistakes_are_one_line(call, reason):
 
 
 def test_plans_need_no_torch():
-    code = "import sys, prunelib.compress; sys.exit('torch' in sys.modules)"
+    code = "import sys, prunelib.methods as m; m.registry(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,11 +1,8 @@
-"""Which sublayers to drop: similarity of the stream before and after.
+"""Scores by which sites are dropped: how little a sublayer turns the residual stream.
 
-A sublayer that hardly turns the residual stream is taken to be redundant: its
-importance is one minus the cosine between the stream before and after it,
-averaged over calibration tokens, and the highest cosines are dropped first
-(Attn Drop and MLP Drop, He et al. 2024; ShortGPT for whole blocks). Variants:
-attention and MLP in one ranking, a new ranking after every drop, and consecutive
-blocks by angular distance (Gromov et al. 2024).
+A sublayer that hardly turns the stream is taken to be redundant: its importance is one minus the
+cosine between the stream before and after it, averaged over calibration tokens, and the highest
+cosines are dropped first (Attn Drop and MLP Drop, He et al. 2024; ShortGPT for whole blocks).
 
 That is CASE-Lab-UMD/LLM-Drop's score (``prune/layer_drop.py``) with its option ``layer_drop_norm``: the stream
 before the sublayer's norm against the same plus the sublayer's output. Without the option it compares the normed
@@ -13,94 +10,37 @@ input with the output alone, no residual; that is another ranking, and it is not
 float32, this in float64.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import ClassVar
 
 import pandas as pd
 
-from prunelib.compress.drop import KINDS, RANKINGS, DropPlan, Site, check_count, plan
-from prunelib.errors import PrunelibError, nearest
-
-_CHOICES = (*RANKINGS, "angular")
+from prunelib.errors import PrunelibError
+from prunelib.methods.plans import LETTERS, Site
 
 
 @dataclass(frozen=True)
-class DropSpec:
-    """``count`` sites to be chosen on calibration tokens.
+class Criterion:
+    """A score of every site; the highest are dropped first.
 
-    ``kind`` is attn, mlp, block, joint (attention and MLP in one ranking) or
-    angular (consecutive blocks). ``iterative`` measures importance again after
-    every drop, with the chosen sites already gone.
+    ``scores(lm, tokens, batch_size, without, attention_mask)`` gives a table ``layer, kind`` and a column
+    ``name``, with the sites ``without`` already gone.
     """
 
-    kind: str
-    count: int
-    iterative: bool = False
-    needs: ClassVar[frozenset[str]] = frozenset({"tokens"})
+    name: str
+    scores: Callable[..., pd.DataFrame]
 
-    def __post_init__(self):
-        if self.kind not in _CHOICES:
-            raise PrunelibError(f"unknown kind '{self.kind}'{nearest(self.kind, _CHOICES)}; use {', '.join(_CHOICES)}")
-        if self.iterative and self.kind == "angular":
-            raise PrunelibError("drop:angular chooses consecutive blocks at once: it has no iterative form")
-        if self.count < 0:
-            raise PrunelibError(f"cannot drop {self.count} sites")
+    def ranked(self, scores: pd.DataFrame, ranking: str) -> dict[str, float]:
+        """Score by site (``"attn:12"``), the highest first, ties by layer; ``joint`` ranks attention with MLP.
 
-    @classmethod
-    def parse(cls, text: str) -> "DropSpec":
-        """``attn:8``, ``attn:8:iter``, ``angular:8``: a specification without its ``drop:``."""
-        kind, _, rest = text.partition(":")
-        count, _, option = rest.partition(":")
-        if not (count.isascii() and count.isdigit()):
-            raise PrunelibError(f"a drop is written as drop:attn:8 or drop:attn:8:iter, not 'drop:{text}'")
-        if option not in ("", "iter"):
-            raise PrunelibError(f"unknown option '{option}' of drop{nearest(option, ['iter'])}; the only one is iter")
-        return cls(kind, int(count), option == "iter")
-
-    @property
-    def spec(self) -> str:
-        return f"drop:{self.kind}:{self.count}" + (":iter" if self.iterative else "")
-
-    @property
-    def label(self) -> str:
-        if self.kind == "angular":
-            return f"Drop-{self.count}B angular"
-        return f"Drop-{self.count}{RANKINGS[self.kind]}" + (" iter" if self.iterative else "")
-
-    def plan(self, lm, tokens, batch_size: int = 8, attention_mask=None) -> DropPlan:
-        """The sites, chosen on ``tokens`` [n, length]; its ``spec`` is this one's.
-
-        ``attention_mask`` [n, length] is 0 where a token is padding. Raises
-        PrunelibError for more sites than there are.
+        Raises PrunelibError for a score that is not a number.
         """
-        check_count(self.count, "block" if self.kind == "angular" else self.kind, lm.n_layers)
-        if self.kind == "angular":
-            return self._consecutive(lm, tokens, batch_size, attention_mask)
-        if self.iterative:
-            return self._one_by_one(lm, tokens, batch_size, attention_mask)
-        return plan(importance(lm, tokens, batch_size, (), attention_mask), self.kind, self.count)
-
-    def _one_by_one(self, lm, tokens, batch_size: int, attention_mask) -> DropPlan:
-        sites: list[Site] = []
-        scores: dict[str, float] = {}
-        left: list[str] = []
-        while len(sites) < self.count:
-            if len(left) != 1:  # the last candidate wins unmeasured
-                table = importance(lm, tokens, batch_size, sites, attention_mask)
-                ranked = plan(table, self.kind, 0).scores
-                left = [site for site in ranked if site not in map(str, sites)]
-                # A site keeps the score it was chosen by; those left are scored anew.
-                scores |= {site: ranked[site] for site in left}
-            sites.append(Site.parse(left.pop(0)))
-        return DropPlan(tuple(sites), self.kind, scores, self.label, self.spec)
-
-    def _consecutive(self, lm, tokens, batch_size: int, attention_mask) -> DropPlan:
-        distances = angular_distances(lm, tokens, self.count, batch_size, attention_mask)
-        first = int(distances.loc[distances["distance"].idxmin(), "first"])
-        sites = tuple(Site("block", layer) for layer in range(first, first + self.count))
-        scores = {f"block:{row.first}": row.distance for row in distances.itertuples()}
-        return DropPlan(sites, "block", scores, self.label, self.spec)
+        kinds = ("attn", "mlp") if ranking == "joint" else (ranking,)
+        table = scores[scores["kind"].isin(kinds)]
+        if table[self.name].isna().any():
+            raise PrunelibError(f"a score of {', '.join(kinds)} sites is not a number: the activations overflow")
+        order = table.sort_values([self.name, "layer", "kind"], ascending=[False, True, True])
+        return {str(Site(row.kind, int(row.layer))): float(getattr(row, self.name)) for row in order.itertuples()}
 
 
 def angular_distances(lm, tokens, count: int, batch_size: int = 8, attention_mask=None) -> pd.DataFrame:
@@ -117,7 +57,8 @@ def angular_distances(lm, tokens, count: int, batch_size: int = 8, attention_mas
 
     from prunelib import hooks
 
-    check_count(count, "block", lm.n_layers)
+    if not 0 <= count <= lm.n_layers:
+        raise PrunelibError(f"cannot drop {count} block sites: the model has {lm.n_layers} layers")
     batches = _batches(lm, tokens, attention_mask, batch_size)
     total = torch.zeros(lm.n_layers - count + 1, dtype=torch.float64)
     inputs: list = []  # x_0 … x_L of the last tokens, [b, d]
@@ -158,7 +99,7 @@ def importance(lm, tokens, batch_size: int = 8, without: Iterable[Site] = (), at
     from prunelib import hooks
 
     batches = _batches(lm, tokens, attention_mask, batch_size)
-    totals = torch.zeros(lm.n_layers, len(KINDS), dtype=torch.float64)
+    totals = torch.zeros(lm.n_layers, len(LETTERS), dtype=torch.float64)
     count = 0
     parallel = lm.arch.is_parallel
     between = ("attn_out", "mlp_out") if parallel else ("resid_mid",)
@@ -186,7 +127,7 @@ def importance(lm, tokens, batch_size: int = 8, without: Iterable[Site] = (), at
     rows = [
         (layer, kind, totals[layer, column].item() / count)
         for layer in range(lm.n_layers)
-        for column, kind in enumerate(KINDS)
+        for column, kind in enumerate(LETTERS)
     ]
     return pd.DataFrame(rows, columns=["layer", "kind", "cosine"])
 
@@ -226,3 +167,6 @@ def _check_finite(totals) -> None:
 def _float64(value):
     """Double precision, on the CPU where the device (Apple's) has none."""
     return value.cpu().double() if value.device.type == "mps" else value.double()
+
+
+COSINE = Criterion("cosine", importance)

@@ -5,10 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunelib.compress.calibrate import InputStats
-from prunelib.compress.quantize import AWQ, GPTQ, RTN, Grid
-from prunelib.compress.weights import replaced
 from prunelib.errors import PrunelibError
+from prunelib.methods.awq import AWQ
+from prunelib.methods.gptq import GPTQ
+from prunelib.methods.grid import Grid
+from prunelib.methods.rtn import RTN
+from prunelib.methods.walk import InputStats
+from prunelib.methods.weights import replaced
 
 ROWS, WIDTH = 64, 96
 GRIDS = [Grid(b, g, s) for b in (2, 3, 4, 8) for g in (None, 32, 40) for s in (False, True)]
@@ -213,7 +216,7 @@ def test_awq_with_exponent_zero_is_rounding(weight, stats):
 def test_awq_is_never_worse_than_rounding_and_counts_all_readers(bits, weight):
     x = correlated()
     both = [weight, normal(20, WIDTH, seed=9)]
-    made = AWQ(Grid(bits, 32)).compress_group(both, InputStats.of(x))
+    made = AWQ(Grid(bits, 32)).compress_readers(both, InputStats.of(x), absorbed=True)
     plain = [RTN(Grid(bits, 32)).compress(w) for w in both]
     loss = sum(energy(m - w, x) for m, w in zip(made, both, strict=True))
     assert loss < sum(energy(m - w, x) for m, w in zip(plain, both, strict=True))

@@ -12,14 +12,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import prunelib
 from prunelib import hooks, text
-from prunelib.compress import DropPlan
-from prunelib.compress.apply import compress
-from prunelib.compress.save import CALIBRATION, check_target, save, stay_dropped
 from prunelib.errors import PrunelibError
 from prunelib.lm import LM
+from prunelib.methods import parse
+from prunelib.methods.apply import compress
+from prunelib.methods.save import CALIBRATION, check_target, save, stay_dropped
 
 METHODS = ["magnitude:0.5", "wanda:0.5", "sparsegpt:2:4", "rtn:4:g8", "gptq:3:g16:act", "awq:4:g16", "awq:3:sym"]
-DROPS = ["drop:attn:2", "drop:joint:3:iter", "drop:angular:2", "sites:attn:0,mlp:1,block:3"]
+DROPS = ["drop:attn:2", "drop:joint:3:iter", "drop:angular:2", "sites:attn:0+mlp:1+block:3"]
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_dropped_sublayers_of_every_family(family, make_lm, padded, tmp_path):
 @pytest.mark.parametrize("kind", ["attn", "mlp", "block"])
 def test_every_sublayer_of_one_kind(kind, family, make_lm, padded, tmp_path):
     lm = make_lm(family)
-    spec = "sites:" + ",".join(f"{kind}:{layer}" for layer in range(lm.n_layers))
+    spec = "sites:" + "+".join(f"{kind}:{layer}" for layer in range(lm.n_layers))
     made = compress(lm, [spec])[spec]
     save(lm, made, tmp_path / "out")
     assert torch.equal(logits(plain(tmp_path / "out"), padded), compressed_logits(lm, made, padded))
@@ -120,7 +120,7 @@ def test_every_method(spec, make_lm, tokens, padded, tmp_path):
 
 def test_decoding_with_a_cache(make_lm, padded, tmp_path):
     lm = make_lm()
-    save(lm, compress(lm, ["sites:attn:0,block:2"])["sites:attn:0,block:2"], tmp_path / "out")
+    save(lm, compress(lm, ["sites:attn:0+block:2"])["sites:attn:0+block:2"], tmp_path / "out")
     inputs = {name: padded[name] for name in ("input_ids", "attention_mask")}
     options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
     whole = plain(tmp_path / "out").generate(**inputs, **options)
@@ -184,11 +184,11 @@ def test_manifest_of_a_drop(make_lm, tokens, tmp_path):
     made = one(lm, "drop:attn:2:iter", tokens)
     found = save(lm, made, tmp_path / "out", tokens)
     assert found["spec"] == "drop:attn:2:iter" and found["label"] == "Drop-2A iter"
-    assert found["drop"] == [str(site) for site in made.plan.sites] and len(found["drop_scores"]) == lm.n_layers
+    assert found["drop"] == [str(site) for site in made.sites] and len(found["drop_scores"]) == lm.n_layers
     assert found["weights"] == [] and found["zero_mask_sha256"] is None
     # Nothing but the listed projections differs from the dense weights.
     state = plain(tmp_path / "out").state_dict()
-    silent = {f"model.layers.{site.layer}.self_attn.o_proj.weight" for site in made.plan.sites}
+    silent = {f"model.layers.{site.layer}.self_attn.o_proj.weight" for site in made.sites}
     for name, dense in lm.model.state_dict().items():
         assert not state[name].any() if name in silent else torch.equal(state[name], dense)
 
@@ -296,9 +296,10 @@ def test_nothing_to_save(spec, make_lm, tokens, tmp_path):
 
 
 def test_sites_that_the_model_does_not_have(make_lm, tmp_path):
-    from prunelib.compress.apply import Compressed
+    from prunelib.methods.apply import Compressed, Dropped
+    from prunelib.methods.plans import DropPlan, Site
 
-    made = Compressed("sites:attn:9", "Drop attn:9", {}, DropPlan.of("attn:9"), 15.0)
+    made = Compressed(parse("sites:attn:9"), (Dropped(DropPlan((Site("attn", 9),))),), 15.0)
     with pytest.raises(PrunelibError, match="attn:9 is out of range: tiny-llama has 4 layers"):
         save(make_lm(), made, tmp_path / "out")
     assert leftovers(tmp_path) == []
@@ -354,7 +355,7 @@ def test_drops_stay_through_other_contexts(make_lm, padded, tmp_path):
     save(lm, compress(lm, ["sites:attn:1"])["sites:attn:1"], tmp_path / "out")
     loaded = prunelib.load(str(tmp_path / "out"), device="cpu")
     before = logits(loaded.model, padded)
-    with hooks.dropped(loaded, DropPlan.of("attn:1,mlp:2")), hooks.captured(loaded, ("resid_post",)):
+    with hooks.dropped(loaded, parse("sites:attn:1+mlp:2")), hooks.captured(loaded, ("resid_post",)):
         assert not torch.equal(logits(loaded.model, padded), before)
     assert torch.equal(logits(loaded.model, padded), before)
     assert "forward" in loaded.layers[1].self_attn.__dict__

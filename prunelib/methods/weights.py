@@ -56,7 +56,7 @@ class Weight:
 
 
 def weights(lm, layer: int) -> list[Weight]:
-    """The matrices of a block in the order of its modules.
+    """The matrices of a block in the order of its modules, without those of dropped sublayers.
 
     Norms are no matrices, whatever the shape of their weight. Raises PrunelibError
     where the block holds a matrix that is neither an ``nn.Linear`` nor a ``Conv1D`` (such
@@ -65,8 +65,10 @@ def weights(lm, layer: int) -> list[Weight]:
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
-    block, found = lm.layers[layer], []
+    block, found, gone = lm.layers[layer], [], hooks.dropped_paths(lm, layer)
     for path, module in block.named_modules():
+        if any(f"{path}.".startswith(f"{place}.") for place in gone):
+            continue
         if isinstance(module, nn.Linear | Conv1D):
             found.append(Weight(layer, path, module, isinstance(module, Conv1D)))
         elif "norm" in type(module).__name__.lower():
@@ -76,7 +78,7 @@ def weights(lm, layer: int) -> list[Weight]:
                 f"{lm.name} cannot be compressed: layer {layer} has '{path}' ({type(module).__name__}), "
                 "a weight that is neither Linear nor Conv1D"
             )
-    if not found:
+    if not found and not gone:
         raise PrunelibError(f"{lm.name} cannot be compressed: layer {layer} holds no Linear or Conv1D weight")
     return found
 

@@ -3,9 +3,15 @@
 import pytest
 import torch
 
-from prunelib.compress.calibrate import advance, batches, input_stats, output_energy
-from prunelib.compress.quantize import AWQ, GPTQ, RTN, Grid
-from prunelib.compress.sparsify import Magnitude, Pattern, SparseGPT, Wanda
+from prunelib.methods.awq import AWQ
+from prunelib.methods.gptq import GPTQ
+from prunelib.methods.grid import Grid
+from prunelib.methods.magnitude import Magnitude
+from prunelib.methods.pattern import Pattern
+from prunelib.methods.rtn import RTN
+from prunelib.methods.sparsegpt import SparseGPT
+from prunelib.methods.walk import advance, batches, input_stats, output_energy
+from prunelib.methods.wanda import Wanda
 
 pytestmark = pytest.mark.real_model
 
@@ -32,8 +38,7 @@ def inputs(default_lm):
 def error(method, entry):
     """Σ ‖X(W′ − W)ᵀ‖² over all readers of an input; AWQ chooses one scale for all of them."""
     dense = [weight.get() for weight in entry.members]
-    group = getattr(method, "compress_group", None)
-    made = group(dense, entry.stats) if group else [method.compress(w, entry.stats) for w in dense]
+    made = method.compress_readers(dense, entry.stats, absorbed=True)
     return sum(output_energy(new - w, entry.stats.gram) for new, w in zip(made, dense, strict=True))
 
 

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from prunelib import hooks
-from prunelib.compress.hessian import inverse_factor
-from prunelib.compress.weights import Weight, replaced, weights
 from prunelib.errors import PrunelibError
+from prunelib.methods.base import Method
+from prunelib.methods.hessian import inverse_factor
+from prunelib.methods.weights import Weight, replaced, weights
 
 
 @dataclass(eq=False)
@@ -69,7 +70,7 @@ class InputStats:
             raise PrunelibError(f"calibration gave NaN or Inf at the input of {name}: the activations overflow")
 
     def factor(self, damping: float = 0.01) -> tuple[Tensor, Tensor]:
-        """:func:`prunelib.compress.hessian.inverse_factor` of the Gram matrix, computed once."""
+        """:func:`prunelib.methods.hessian.inverse_factor` of the Gram matrix, computed once."""
         if self.gram is None:
             raise PrunelibError("this method needs the Gram matrix of the inputs")
         if damping not in self._factors:
@@ -227,7 +228,7 @@ class Step:
 
 def walk(
     lm,
-    methods: Mapping[str, object],
+    methods: Mapping[str, Method],
     input_ids: Tensor,
     attention_mask: Tensor | None = None,
     batch_size: int = 8,
@@ -241,6 +242,7 @@ def walk(
     model along, with Gram matrices, for comparison. The model is left as it was.
     """
     rows = batches(lm, input_ids, attention_mask, batch_size)
+    by_layer = {name: method.by_layer(lm, rows) for name, method in methods.items()}
     # (batches, names that read them, whether the dense model reads them too)
     streams = [(rows, list(methods), dense)]
     for layer in range(lm.n_layers):
@@ -249,7 +251,8 @@ def walk(
             gram = is_dense or any("gram" in methods[name].needs for name in names)
             inputs = input_stats(lm, layer, rows, gram) if is_dense or _calibrated(methods, names) else None
             for name in names:
-                made = compress_inputs(methods[name], inputs) if inputs else compress_blind(methods[name], lm, layer)
+                method = by_layer[name][layer]
+                made = compress_inputs(method, inputs) if inputs else compress_blind(method, lm, layer)
                 step.new[name] = made
                 mine = [Batch(b.states, b.keep, b.calls) for b in rows]
                 with replaced(lm, made):
@@ -269,27 +272,17 @@ def _calibrated(methods, names) -> bool:
     return any(methods[name].needs for name in names)
 
 
-def compress_blind(method, lm, layer: int) -> dict[str, Tensor]:
+def compress_blind(method: Method, lm, layer: int) -> dict[str, Tensor]:
     """The new weights of one block by a method that needs no data."""
     return {w.name: method.compress(w.get(), None) for w in weights(lm, layer)}
 
 
-def compress_inputs(method, inputs: Iterable[Input]) -> dict[str, Tensor]:
-    """The new weights of one block from the statistics of its inputs.
-
-    A method with ``compress_group`` is given all readers of an input together
-    where its producer can absorb a scale; elsewhere the group is of no use to it,
-    and ``compress_plain`` is called.
-    """
+def compress_inputs(method: Method, inputs: Iterable[Input]) -> dict[str, Tensor]:
+    """The new weights of one block from the statistics of its inputs."""
     made = {}
     for entry in inputs:
         dense = [weight.get() for weight in entry.members]
-        if hasattr(method, "compress_group") and entry.absorbed_by:
-            results = method.compress_group(dense, entry.stats)
-        elif hasattr(method, "compress_group"):
-            results = [method.compress_plain(weight) for weight in dense]
-        else:
-            results = [method.compress(weight, entry.stats) for weight in dense]
+        results = method.compress_readers(dense, entry.stats, entry.absorbed_by is not None)
         for weight, result in zip(entry.members, results, strict=True):
             if not torch.isfinite(result).all():
                 raise PrunelibError(f"{method.label} gave NaN or Inf at {weight.name}")

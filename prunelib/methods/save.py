@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING
 
 from prunelib import cachefiles, hooks
 from prunelib.checkpoint import one_line, quiet
-from prunelib.compress.drop import DropPlan, Site
-from prunelib.compress.spec import parse
 from prunelib.errors import PrunelibError
+from prunelib.methods.plans import DropPlan, Site
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from prunelib.compress.apply import Compressed
+    from prunelib.methods.apply import Compressed
+    from prunelib.methods.weights import Weight
     from prunelib.text import Tokens
 
 SCHEMA = 1
@@ -71,7 +71,7 @@ def save(
     from prunelib.lm import fingerprint
 
     final = check_target(folder)
-    sites = made.plan.sites if made.plan else ()
+    sites = made.sites
     refuse_dropped(lm)
     rows = _rows(lm, made)
     if not sites and not any(row["relative_change"] for row in rows):
@@ -81,12 +81,12 @@ def save(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "spec": made.spec,
         "label": made.label,
-        "settings": asdict(parse(made.spec)) if made.weights else {},
+        "settings": asdict(made.method) if made.weights else {},
         "source": lm.describe(),
         "bits_per_weight": made.bits_per_weight,
         "zero_mask_sha256": _mask_hash(lm, made) if made.weights else None,
         "drop": [str(site) for site in sites],
-        "drop_scores": dict(made.plan.scores or {}) if made.plan else {},
+        "drop_scores": made.scores,
         "calibration": _about_tokens(calibration, seed) if calibration else None,
         "weights": rows,
     } | (about or {})
@@ -126,7 +126,7 @@ def stay_dropped(lm) -> None:
     listed = lm.config.prunelib_drop
     if not isinstance(listed, list):
         raise PrunelibError(f"the prunelib_drop of {lm.name} is not a list of sites such as ['attn:3']: {listed!r}")
-    plan = DropPlan.of(",".join(map(str, listed)))
+    plan = DropPlan(tuple(map(Site.parse, map(str, listed))))
     with ExitStack() as stack:
         stack.enter_context(hooks.dropped(lm, plan))
         for site in plan.sites:
@@ -152,7 +152,7 @@ def refuse_dropped(lm) -> None:
 @contextmanager
 def _compressed(lm, made: "Compressed", sites: tuple[Site, ...]) -> Iterator[None]:
     """``lm.model`` with the weights and the configuration that are to be saved."""
-    from prunelib.compress.weights import replaced
+    from prunelib.methods.weights import replaced
 
     with hooks.dropped(lm, sites):  # refuses sites that the model does not have
         pass
@@ -180,14 +180,20 @@ def _projection(lm, site: Site) -> Iterator["nn.Parameter"]:
             yield from lm.layers[site.layer].get_submodule(path).parameters()
 
 
+def _changed(lm, made: "Compressed") -> list["Weight"]:
+    """The matrices with new values, in the order of the model."""
+    from prunelib.methods.weights import all_weights
+
+    new = made.weights
+    return [weight for weight in all_weights(lm) if weight.name in new]
+
+
 def _rows(lm, made: "Compressed") -> list[dict]:
     """What happened to each matrix: ``relative_change`` = ‖W′ − W‖_F / ‖W‖_F."""
-    from prunelib.compress.weights import all_weights
-
-    rows = []
-    for weight in all_weights(lm) if made.weights else ():
+    rows, values = [], made.weights
+    for weight in _changed(lm, made):
         # In float64, on the CPU: not every device has it.
-        new, dense = made.weights[weight.name].cpu(), weight.get().cpu().double()
+        new, dense = values[weight.name].cpu(), weight.get().cpu().double()
         change = (new.double() - dense).norm() / dense.norm().clamp(min=1e-300)
         row = {"name": weight.name, "shape": list(weight.shape), "zeros": int((new == 0).sum())}
         rows.append(row | {"relative_change": change.item()})
@@ -199,11 +205,9 @@ def _mask_hash(lm, made: "Compressed") -> str:
     model, its name, a newline, and one bit a weight, row by row, the first in the highest bit."""
     import numpy as np
 
-    from prunelib.compress.weights import all_weights
-
-    digest = hashlib.sha256()
-    for weight in all_weights(lm):
-        zeros = (made.weights[weight.name] == 0).cpu().contiguous().numpy()
+    digest, values = hashlib.sha256(), made.weights
+    for weight in _changed(lm, made):
+        zeros = (values[weight.name] == 0).cpu().contiguous().numpy()
         digest.update(f"{weight.name}\n".encode() + np.packbits(zeros).tobytes())
     return digest.hexdigest()
 

@@ -1,0 +1,187 @@
+"""From methods to compressed models, and from a compressed model to a running one."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import pandas as pd
+from torch import Tensor
+
+from prunelib import hooks
+from prunelib.errors import PrunelibError
+from prunelib.methods.base import Joined, Method, parse
+from prunelib.methods.plans import DropPlan, Site
+from prunelib.methods.walk import Input, output_energy, walk
+from prunelib.methods.weights import all_weights, replaced
+
+
+@dataclass(frozen=True)
+class NewWeights:
+    """An edit: other values of matrices.
+
+    ``values`` maps names such as ``"3.mlp.down_proj"`` to tensors [d_out, d_in].
+    """
+
+    values: dict[str, Tensor] = field(repr=False)
+
+    def applied(self, lm):
+        """Context in which ``lm`` has them."""
+        return replaced(lm, self.values)
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """An edit: sublayers that are not computed."""
+
+    plan: DropPlan
+
+    def applied(self, lm):
+        """Context in which ``lm`` runs without them."""
+        return hooks.dropped(lm, self.plan)
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What a method does to one model: ``edits`` in the order in which they are made.
+
+    ``bits_per_weight`` is the real storage of the blocks' matrices, a dense one taking 16.
+    """
+
+    method: Method
+    edits: tuple[NewWeights | Dropped, ...]
+    bits_per_weight: float
+
+    @property
+    def spec(self) -> str:
+        return self.method.spec
+
+    @property
+    def label(self) -> str:
+        return self.method.label
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """All new matrices [d_out, d_in] by name."""
+        edits = (edit for edit in self.edits if isinstance(edit, NewWeights))
+        return {name: value for edit in edits for name, value in edit.values.items()}
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """All dropped sublayers, in the order in which they were chosen."""
+        return tuple(site for edit in self.edits if isinstance(edit, Dropped) for site in edit.plan.sites)
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """What the dropped sublayers and their rivals were chosen by."""
+        return {k: v for edit in self.edits if isinstance(edit, Dropped) for k, v in (edit.plan.scores or {}).items()}
+
+    @contextmanager
+    def applied(self, lm) -> Iterator[None]:
+        """Run ``lm`` compressed; it is dense again on exit."""
+        with ExitStack() as stack:
+            for edit in self.edits:
+                stack.enter_context(edit.applied(lm))
+            yield
+
+
+def compress(
+    lm,
+    specs: Iterable[str],
+    input_ids: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    batch_size: int = 8,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Compressed]:
+    """Compress one dense model in several ways, which all stand beside it afterwards.
+
+    Parameters
+    ----------
+    specs : specifications (:mod:`prunelib.methods.base`)
+    input_ids : [n, S] calibration tokens; methods without data do not need them
+    attention_mask : [n, S], 0 where a token is padding; padding is never counted
+    batch_size : rows of a forward pass; results depend on it only by rounding
+    progress : called with (blocks done, blocks) of the walk
+
+    Returns a :class:`Compressed` for each spec, by its spec. Raises PrunelibError
+    for a bad spec, missing or bad calibration, or a model that a method cannot change.
+    """
+    methods = {one: parse(one) for one in specs}
+    needing = [one for one, method in methods.items() if method.needs]
+    if needing and (input_ids is None or input_ids.numel() == 0):
+        raise PrunelibError(f"{needing[0]} needs calibration tokens, and there are none")
+    calibration = input_ids, attention_mask, batch_size
+    walked = {one: m for one, m in methods.items() if m.needs & {"norms", "gram"} and not isinstance(m, Joined)}
+    new: dict[str, dict[str, Tensor]] = {one: {} for one in walked}
+    for step in walk(lm, walked, *calibration) if walked else ():
+        for one, made in step.new.items():
+            new[one] |= made
+        if progress:
+            progress(step.layer + 1, lm.n_layers)
+    found: dict[str, Compressed] = {}
+    for one, method in methods.items():
+        if isinstance(method, Joined):
+            found[one] = _joined(lm, method, calibration, progress)
+        elif method.kind == "drop":
+            found[one] = compressed(lm, method, Dropped(method.plan(lm, input_ids, batch_size, attention_mask)))
+        elif one in walked:
+            found[one] = compressed(lm, method, NewWeights(new[one]))
+        elif method.kind == "dense":
+            found[one] = compressed(lm, method)
+        else:
+            blind = {w.name: method.compress(w.get(), None) for w in all_weights(lm)}
+            found[one] = compressed(lm, method, NewWeights(blind))
+    return found
+
+
+def _joined(lm, method: Joined, calibration, progress) -> Compressed:
+    """Each part on the model that those before it left."""
+    edits: list[NewWeights | Dropped] = []
+    with ExitStack() as stack:
+        for part in method.parts:
+            made = compress(lm, [part.spec], *calibration, progress)[part.spec]
+            stack.enter_context(made.applied(lm))
+            edits += made.edits
+    return compressed(lm, method, *edits)
+
+
+def compressed(lm, method: Method, *edits: NewWeights | Dropped) -> Compressed:
+    """A :class:`Compressed` from the edits that a method makes to ``lm``, with its real size.
+
+    Raises PrunelibError where weights were left out: never silently dense.
+    """
+    made = Compressed(method, edits, 16.0)
+    with ExitStack() as stack:
+        for edit in edits:
+            if isinstance(edit, NewWeights):
+                missed = sorted({w.name for w in all_weights(lm)} - edit.values.keys())
+                if missed:
+                    raise PrunelibError(f"{method.label} left {len(missed)} weights untouched, such as {missed[0]}")
+            stack.enter_context(edit.applied(lm))  # refuses sites that the model does not have
+    changing = next((one for one in getattr(method, "parts", (method,)) if one.kind in ("sparsify", "quantize")), None)
+    gone = {(kind, s.layer) for s in made.sites for kind in (("attn", "mlp") if s.kind == "block" else (s.kind,))}
+    total = stored = 0
+    for weight in all_weights(lm):
+        inside = weight.path == lm.arch.attn or weight.path.startswith(lm.arch.attn + ".")
+        size = weight.shape[0] * weight.shape[1]
+        total += size
+        if ("attn" if inside else "mlp", weight.layer) not in gone:
+            stored += size * (changing.bits_per_weight(weight.shape) if changing else 16)
+    return Compressed(method, edits, stored / total)
+
+
+def output_errors(new: dict[str, Tensor], inputs: Iterable[Input]) -> pd.DataFrame:
+    """How far the new weights of one block move its outputs, on the inputs of the dense model.
+
+    ``relative_error`` = ‖X(W′ − W)ᵀ‖_F / ‖XWᵀ‖_F over all calibration tokens, from the
+    Gram matrix of ``inputs`` (a :class:`~prunelib.methods.walk.Step` with ``dense``
+    has them). Columns: ``layer, weight, numel, zeros`` (count), ``relative_error``.
+    """
+    table = []
+    for entry in inputs:
+        gram = entry.stats.gram
+        for weight in entry.members:
+            changed = new[weight.name].to(gram)
+            whole, moved = entry.energies[weight.name], output_energy(changed - weight.get().to(gram.dtype), gram)
+            error = (moved / whole) ** 0.5 if whole else float("nan")
+            table.append((weight.layer, weight.path, changed.numel(), int((changed == 0).sum()), error))
+    return pd.DataFrame(table, columns=["layer", "weight", "numel", "zeros", "relative_error"])
