@@ -284,7 +284,7 @@ def compressed_model(ch: Chapter, spec: str, seed: int | None = None):
 def described(table: pd.DataFrame) -> pd.DataFrame:
     """The table with columns ``method`` (its title), ``kind`` and ``setting`` of each row's ``spec``."""
     found = {spec: parse(spec) for spec in table["spec"].unique()}
-    columns = {"method": {spec: m.title for spec, m in found.items()},
+    columns = {"method": {spec: m.full_title for spec, m in found.items()},
                "kind": {spec: m.kind for spec, m in found.items()},
                "setting": {spec: m.shown_setting for spec, m in found.items()}}  # fmt: skip
     return table.assign(**{name: table["spec"].map(values) for name, values in columns.items()})

@@ -74,7 +74,7 @@ def sparsity(ch: Chapter, answers: pd.DataFrame) -> pd.DataFrame:
         method = parse(row.spec)
         removed = method.pattern.sparsity if method.kind == "sparsify" else 0.0
         grouped = method.pattern.spec if removed and method.pattern.m else ""
-        rows.append((row.label, method.title, 100 * removed, grouped, row.readout, row.kept, row.lo, row.hi))
+        rows.append((row.label, method.full_title, 100 * removed, grouped, row.readout, row.kept, row.lo, row.hi))
     own = pd.DataFrame(rows, columns=["label", "method", "x", "pattern", "readout", "kept", "lo", "hi"])
     own.insert(0, "source", "this run")
     other = _reference(ch, "fig-sparsity-kept", own)

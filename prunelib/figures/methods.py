@@ -11,9 +11,9 @@ from prunelib.methods.base import KINDS, registry
 def look(style: Style, method: str) -> dict:
     """Colour, marker and line style of a method, by its title: the same in every figure."""
     looks = {one.title: one.look for one in registry().values() if one.look}
-    if method not in looks:
+    own = looks.get(method.partition(" ")[0])
+    if own is None:
         return {"color": style.foreground, "marker": style.markers[0], "ls": style.linestyles[0]}
-    own = looks[method]
     return {"color": getattr(style.colours, own.colour), "marker": own.marker, "ls": style.linestyles[own.line]}
 
 

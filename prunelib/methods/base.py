@@ -101,6 +101,11 @@ class Method:
         return f"{self.title} {self.setting}"
 
     @property
+    def full_title(self) -> str:
+        """Its name without its setting, where figures compare methods; the first word is :attr:`title`."""
+        return self.title
+
+    @property
     def shown_setting(self) -> str:
         """Its setting as figures say it, the same words for all methods of a kind."""
         return self.setting

@@ -35,7 +35,7 @@ class Drop(Method):
     example: ClassVar[str] = "drop:attn:8"
     needs: ClassVar[frozenset[str]] = frozenset({"tokens"})
     criterion: ClassVar[Criterion] = COSINE
-    look: ClassVar[Look] = Look("green", "^", 0)
+    look: ClassVar[Look] = Look("blue", "v", 0)
 
     def __post_init__(self):
         if self.ranking not in RANKINGS:

@@ -18,7 +18,7 @@ class Sites(Method):
     kind: ClassVar[str] = "drop"
     usage: ClassVar[str] = "sites:attn:3+mlp:7"
     example: ClassVar[str] = "sites:attn:3+mlp:7"
-    look: ClassVar[Look] = Look("green", "v", 1)
+    look: ClassVar[Look] = Look("blue", "<", 1)
 
     def __post_init__(self):
         if not self.sites:
