@@ -24,6 +24,7 @@ CASES = {
     "magnitude": ["magnitude:0.3", "magnitude:2:4"],
     "wanda": ["wanda:0.3", "wanda:2:4"],
     "sparsegpt": ["sparsegpt:0.3", "sparsegpt:2:4"],
+    "ria": ["ria:0.3", "ria:2:4"],
     "rtn": ["rtn:4:g8", "rtn:3:sym"],
     "gptq": ["gptq:4:g8", "gptq:3:g20:act"],
     "awq": ["awq:4:g8", "awq:3:sym"],
