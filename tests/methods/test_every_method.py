@@ -25,6 +25,7 @@ CASES = {
     "wanda": ["wanda:0.3", "wanda:2:4"],
     "sparsegpt": ["sparsegpt:0.3", "sparsegpt:2:4"],
     "ria": ["ria:0.3", "ria:2:4"],
+    "owl": ["owl:wanda:0.3", "owl:sparsegpt:0.5"],
     "rtn": ["rtn:4:g8", "rtn:3:sym"],
     "gptq": ["gptq:4:g8", "gptq:3:g20:act"],
     "awq": ["awq:4:g8", "awq:3:sym"],
