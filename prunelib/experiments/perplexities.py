@@ -7,7 +7,7 @@ import pandas as pd
 
 from prunelib import store
 from prunelib.experiments.chapter import Chapter
-from prunelib.experiments.methods import compressed, plan_walks
+from prunelib.experiments.methods import compressed_model, plan_walks
 from prunelib.measure.stats import smooth
 from prunelib.tasks import corpora
 
@@ -26,7 +26,7 @@ def measure(ch: Chapter, perplexity_on: str, specs: str = "") -> pd.DataFrame:
     Columns ``corpus, spec, label, number, nll, tokens``: nats over the ``tokens`` predicted tokens of window
     ``number``, which is one token longer. Each (corpus, specification) is a table of the run.
     """
-    from prunelib.compress import parse
+    from prunelib.methods import parse
 
     named = [spec for walk in plan_walks(ch, specs) if walk.seed == ch.seed for spec in walk.specs]
     wanted, parts = corpora.names(perplexity_on), []
@@ -44,7 +44,7 @@ def measure(ch: Chapter, perplexity_on: str, specs: str = "") -> pd.DataFrame:
             def compute(spec=spec, windows=windows) -> pd.DataFrame:
                 from prunelib.measure.perplexity import text_nll
 
-                with compressed(ch, spec).applied(ch.lm):
+                with compressed_model(ch, spec).applied(ch.lm):
                     found = text_nll(ch.lm, windows())
                 return found.assign(number=range(len(found)))[["number", "nll", "tokens"]]
 

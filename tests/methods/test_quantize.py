@@ -279,7 +279,7 @@ def test_awq_minimises_the_error_of_the_matrices_and_not_of_what_follows(weight)
     """Another exponent may be better for a product of the outputs; ours is the best for the outputs themselves."""
     x, grid = correlated(), Grid(2, 32)
     pair = [weight[:32], weight[32:]]
-    made = AWQ(grid).compress_group(pair, InputStats.of(x))
+    made = AWQ(grid).compress_readers(pair, InputStats.of(x), absorbed=True)
     dense = (x @ pair[0].T) * (x @ pair[1].T)
     tried = []
     for i in range(20):
