@@ -53,7 +53,7 @@ def refused(done):
         (["whence", "x" * 300 + ".svg"], "File name too long"),
         # everything is checked before anything runs
         (["run", "-p", "specs=wanda:0.5"], "08-dropping-layers takes drop, sites; 'wanda:0.5' is for 07-methods, 09-"),
-        (["run", "07", "09", "-p", "specs=drop:attn:8:iter"], "09-sparsity takes magnitude, wanda, sparsegpt, ria, owl; 'drop"),
+        (["run", "07", "09", "-p", "specs=drop:attn:8:iter"], "takes magnitude, wanda, sparsegpt, ria, owl; 'drop:a"),
         (["run", "-p", "specs=wonda:0.5"], "did you mean 'wanda'"),
         (["run", "-p", "temperature=-1"], "temperature must be above 0, got -1"),
         (["run", "-p", "temperatures=1,-2"], "temperature must be above 0, got -2"),

@@ -12,7 +12,7 @@ import pandas as pd
 from prunelib import committed, store
 from prunelib.errors import PrunelibError
 from prunelib.experiments.chapter import Chapter
-from prunelib.experiments.methods import compressed_model
+from prunelib.experiments.zoo import compressed_model
 from prunelib.measure import stats
 
 ITEMS = {"smoke": 2, "quick": 16, "full": 32}

@@ -7,7 +7,7 @@ import pandas as pd
 
 from prunelib.experiments import tasks
 from prunelib.experiments.chapter import Chapter
-from prunelib.experiments.methods import compressed_model
+from prunelib.experiments.zoo import compressed_model
 
 TEXTS = {"smoke": 1, "quick": 2, "full": 8}
 """Prompts shown, the first ones of the longer texts."""

@@ -2,7 +2,7 @@
 
 The dense model continues every prompt greedily; the resulting sequences are
 fed back teacher-forced, and at chosen decoding positions each sublayer is
-removed alone (the paper's layerwise protocol, PAPER §4). The tables are shared by
+removed alone (the paper's layerwise protocol). The tables are shared by
 the theorem chapters, the LM-head chapter and the layer curves.
 
 The base of every comparison is the dense state, the stream right after the sublayer; the pruned one is that stream
@@ -22,6 +22,7 @@ import pandas as pd
 
 from prunelib.errors import PrunelibError
 from prunelib.experiments.chapter import Chapter, prompt_file
+from prunelib.experiments.zoo import drop_order
 from prunelib.measure.stats import bands, bootstrap, cluster_mean, share, smooth
 
 BATCH = 4  # prompts in one resumable unit
@@ -155,50 +156,6 @@ def middle_layer(ch: Chapter, layer: int = -1, temperature: float = 1.0) -> Trac
     return Traces(*(found[name] for name in names))
 
 
-def drop_order(ch: Chapter, seed: int | None = None) -> pd.DataFrame:
-    """Importance of every sublayer and block on text sampled from the dense model itself.
-
-    ``seed`` is that of the calibration text, the run's own unless given. Columns
-    ``layer, kind, cosine`` (similarity of the residual stream before and after, mean
-    over calibration tokens) and ``rank`` (0 is dropped first).
-    """
-
-    def compute() -> pd.DataFrame:
-        from prunelib.methods.criterion import COSINE
-
-        scores = COSINE.scores(ch.lm, ch.calibration(seed))
-        order = scores.sort_values(["kind", "cosine", "layer"], ascending=[True, False, True])
-        order["rank"] = order.groupby("kind").cumcount()
-        return order.sort_values(["kind", "layer"], ignore_index=True)
-
-    own = seed is None or seed == ch.seed
-    key = {"calibration": ch.calibration_key} | ({} if own else {"of_seed": seed})
-    return ch.table("drop_order" if own else f"drop_order_seed{seed}", key, compute)
-
-
-def plan_of(ch: Chapter, spec: str, seed: int | None = None):
-    """The sites that a specification drops, by the calibration text of ``seed``, the run's own unless given.
-
-    Those that scores of the dense model do not give (``drop:attn:8:iter``, ``drop:angular:4``) are kept as a table.
-    """
-    from prunelib.methods import parse
-    from prunelib.methods.plans import DropPlan, Site
-
-    seed, method = ch.seed if seed is None else seed, parse(spec)
-    if not method.needs:
-        return DropPlan(method.sites)
-    if method.chosen_at_once:
-        return method.choose(drop_order(ch, seed))
-
-    def compute() -> pd.DataFrame:
-        sites = method.plan(ch.lm, ch.calibration(seed)).sites
-        return pd.DataFrame({"kind": [s.kind for s in sites], "layer": [s.layer for s in sites]})
-
-    key = {"spec": method.spec, "calibration": ch.calibration_key, "of_seed": seed}
-    found = ch.table(f"drop_plan_{method.spec.replace(':', '-')}_seed{seed}", key, compute)
-    return DropPlan(tuple(Site(row.kind, int(row.layer)) for row in found.itertuples()), {})
-
-
 # ---------------------------------------------------------------- what the figures draw
 
 
@@ -317,7 +274,7 @@ def _record_amplification(ch: Chapter, traces: Traces, middle: range) -> None:
         ch.value(f"amplification.{lens}.share", *share(part["ratio"] > 1, part["prompt_id"]), fmt=".1%")
         median = bootstrap(part, lambda f: np.median(f["ratio"]), seed=ch.seed)
         ch.value(f"amplification.{lens}.median", *median, fmt=".3g")
-        # Where softmax is saturated there is little left to move (PAPER, readers' doubt 3).
+        # Where softmax is saturated there is little left to move.
         sure = part["pmax_dense"] > 0.95
         for name, some in (("saturated", part[sure]), ("open", part[~sure])):
             key = f"amplification.{lens}.share_{name}"

@@ -1,8 +1,8 @@
 """Every way to prune and quantize: what it does to the weights, to the stream and to perplexity.
 
 The unit of work is a family of specifications that go through the model in one
-walk. Weights that took calibration to find are kept in the run folder
-(``weights/``), where later notebooks read them: :func:`compressed_model`.
+walk. Weights that took calibration to find are kept in the run folder, where later notebooks read
+them (:mod:`prunelib.experiments.zoo`).
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from prunelib import store
 from prunelib.errors import PrunelibError
 from prunelib.experiments.chapter import Chapter
 from prunelib.experiments.checks import parse_specs
-from prunelib.experiments.layerwise import plan_of
+from prunelib.experiments.zoo import WHOLE, compressed_model, keep_weights, kept_weights
 from prunelib.measure.stats import cluster_mean, smooth
 from prunelib.methods import Method, default_specs, of_kind, parse
 
@@ -28,9 +28,6 @@ SEEDED = {
     "full": ("wanda:0.5", "wanda:2:4", "sparsegpt:0.5", "sparsegpt:2:4"),
 }
 """Specifications repeated with every calibration seed."""
-
-WHOLE = ("drop", "joined")
-"""Kinds that are applied to a model as a whole; the others walk through it block by block."""
 
 TABLES = ("method_weights", "method_stream", "method_nll")
 _INDEX = {"spec": str, "label": str, "seed": int}
@@ -144,7 +141,7 @@ def _weights(ch: Chapter, item: Walk) -> dict:
     variants = [compressed(lm, methods[one], NewWeights(weights)) for one, weights in new.items()]
     for made in variants:
         if made.method.needs:
-            _save(ch, made, item.seed)
+            keep_weights(ch, made, item.seed)
     return {
         "method_weights": _joined(errors, _WEIGHT_COLUMNS),
         "method_stream": _joined(streams, _STREAM_COLUMNS),
@@ -198,84 +195,6 @@ def _both_streams(lm, made, tokens, batch_size: int = 8) -> dict[int, list]:
             for layer, state in dense.items():
                 pairs[layer].append((state, cap["resid_post"][layer]))
     return pairs
-
-
-# ---------------------------------------------------------------- weights kept in the run folder
-
-
-_MASK = "mask"
-
-
-def _file(ch: Chapter, spec: str, seed: int):
-    return ch.run.folder / "weights" / f"{store.short(spec.replace(':', '-'))}.seed{seed}.parquet"
-
-
-def _key(ch: Chapter, spec: str, seed: int) -> dict:
-    return ch.key(__name__, spec=spec, calibration=ch.calibration_key, calibration_seed=seed)
-
-
-def _save(ch: Chapter, made, seed: int) -> None:
-    """Exact: the weights themselves, or only the mask where all others kept their dense value."""
-    import torch
-
-    from prunelib.methods.weights import all_weights
-
-    dense = {weight.name: weight for weight in all_weights(ch.lm)}
-    target = _file(ch, made.spec, seed)
-    with store.ArrayFile(target, _key(ch, made.spec, seed)) as file:
-        for name, weight in made.weights.items():
-            kept = weight != 0
-            if torch.equal(weight, dense[name].get().masked_fill(~kept, 0)):
-                file.add(name, weight.shape, _MASK, np.packbits(kept.cpu().numpy()).tobytes())
-                continue
-            plain = weight.detach().cpu().contiguous()
-            data = plain.view(-1).view(torch.uint8).numpy().tobytes()
-            file.add(name, plain.shape, str(plain.dtype).removeprefix("torch."), data)
-    store.seal(target)
-
-
-def _saved(ch: Chapter, spec: str, seed: int):
-    """``(name, tensor)`` one at a time from the run folder, or None where it has no such file."""
-    import torch
-
-    from prunelib.methods.weights import all_weights
-
-    file = _file(ch, spec, seed)
-    arrays = store.read_arrays(file, _key(ch, spec, seed)) if store.is_sealed(file) else None
-    if arrays is None:
-        return None
-    dense = {weight.name: weight for weight in all_weights(ch.lm)}
-
-    def tensor(name, shape, dtype, data):
-        if dtype != _MASK:
-            return torch.frombuffer(bytearray(data), dtype=getattr(torch, dtype)).view(*shape)
-        kept = np.unpackbits(np.frombuffer(data, np.uint8), count=shape[0] * shape[1])
-        whole = dense[name].get()
-        return whole.masked_fill(torch.from_numpy(kept).bool().view(*shape).to(whole.device).logical_not(), 0)
-
-    return ((name, tensor(name, shape, dtype, data)) for name, shape, dtype, data in arrays)
-
-
-def compressed_model(ch: Chapter, spec: str, seed: int | None = None):
-    """A compressed model of this run: read from its folder, or computed and kept there.
-
-    ``seed`` is that of the calibration tokens, by default the run's. Drops are
-    planned on the importance scores of that text, data-free methods are computed
-    anew, which is as fast as reading.
-    """
-    from prunelib.methods import apply
-
-    seed, method = ch.seed if seed is None else seed, parse(spec)
-    if method.kind == "drop":
-        return apply.compressed(ch.lm, method, apply.Dropped(plan_of(ch, spec, seed)))
-    saved = _saved(ch, spec, seed) if method.needs else None
-    if saved is not None:
-        return apply.compressed(ch.lm, method, apply.NewWeights(dict(saved)))
-    tokens = ch.calibration(seed) if method.needs else None
-    made = apply.compress(ch.lm, [spec], tokens)[spec]
-    if method.needs and method.kind not in WHOLE:
-        _save(ch, made, seed)
-    return made
 
 
 # ---------------------------------------------------------------- what the figures draw
@@ -375,7 +294,7 @@ def _overlaps(ch: Chapter, specs: list[str]) -> pd.DataFrame:
 
 
 def _zero_masks(ch: Chapter, spec: str, seed: int):
-    arrays = _saved(ch, spec, seed)
+    arrays = kept_weights(ch, spec, seed)
     if arrays is None:
         arrays = iter(compressed_model(ch, spec, seed).weights.items())
     return ((int(name.partition(".")[0]), weight == 0) for name, weight in arrays)

@@ -7,7 +7,8 @@ import pandas as pd
 
 from prunelib import store
 from prunelib.experiments.chapter import Chapter
-from prunelib.experiments.methods import compressed_model, plan_walks
+from prunelib.experiments.methods import plan_walks
+from prunelib.experiments.zoo import compressed_model
 from prunelib.measure.stats import smooth
 from prunelib.tasks import corpora
 

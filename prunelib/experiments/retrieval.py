@@ -11,7 +11,7 @@ import pandas as pd
 from prunelib import fetch, store
 from prunelib.experiments import tasks
 from prunelib.experiments.chapter import Chapter
-from prunelib.experiments.methods import compressed_model
+from prunelib.experiments.zoo import compressed_model
 from prunelib.measure import stats
 from prunelib.methods import parse
 from prunelib.paths import slugify

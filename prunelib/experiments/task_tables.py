@@ -7,7 +7,7 @@ import pandas as pd
 from prunelib import claims, committed, paper
 from prunelib.experiments import tasks
 from prunelib.experiments.chapter import Chapter
-from prunelib.experiments.layerwise import plan_of
+from prunelib.experiments.zoo import plan_of
 from prunelib.measure import stats
 from prunelib.methods import parse
 from prunelib.methods.plans import LETTERS

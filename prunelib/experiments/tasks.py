@@ -13,8 +13,7 @@ from prunelib import store
 from prunelib.errors import PrunelibError
 from prunelib.experiments.chapter import Chapter
 from prunelib.experiments.checks import parse_specs
-from prunelib.experiments.layerwise import plan_of
-from prunelib.experiments.methods import compressed_model
+from prunelib.experiments.zoo import compressed_model, plan_of
 from prunelib.measure import stats
 from prunelib.methods import parse
 from prunelib.methods.base import JOIN

@@ -1,6 +1,6 @@
 """Layerwise tracing: how far removing one sublayer moves h, then z, then p.
 
-The paper's layerwise protocol (PAPER §4: one sublayer replaced at a time along
+The paper's layerwise protocol (one sublayer replaced at a time along
 the dense model's own trajectory, embedding → logit → probability), for all
 sites and positions at once. The tables, one row for each position, layer and
 sublayer, with Δ = pruned − dense throughout:

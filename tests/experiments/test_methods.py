@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from prunelib import figures, store
-from prunelib.experiments import chapter, methods
-from prunelib.experiments.layerwise import plan_of
+from prunelib.experiments import chapter, methods, zoo
+from prunelib.experiments.zoo import plan_of
 from prunelib.methods import parse
 
 SMALL = chapter.Profile(2, 4, 1, 3, 12, 1, 2, 3, 3, 2, 8)
@@ -64,23 +64,23 @@ def test_a_second_notebook_computes_nothing_again(open_chapter):
 
 @pytest.mark.parametrize("spec", ["wanda:0.5", "sparsegpt:0.5", "gptq:4:g8"])
 def test_weights_are_kept_to_the_bit(open_chapter, spec, monkeypatch):
-    made = methods.compressed_model(open_chapter(), spec)
+    made = zoo.compressed_model(open_chapter(), spec)
     monkeypatch.setattr("prunelib.methods.apply.compress", None)  # not needed again
-    read = methods.compressed_model(open_chapter(), spec)
+    read = zoo.compressed_model(open_chapter(), spec)
     assert made.weights.keys() == read.weights.keys()
     assert all(torch.equal(made.weights[n], read.weights[n]) for n in made.weights)
 
 
 def test_edited_weights_are_not_read_back(open_chapter):
     ch = open_chapter()
-    first = methods.compressed_model(ch, "wanda:0.5").weights
+    first = zoo.compressed_model(ch, "wanda:0.5").weights
     file = ch.run.folder / "weights" / "wanda-0.5.seed0.parquet"
-    key = methods._key(ch, "wanda:0.5", 0)
+    key = zoo._key(ch, "wanda:0.5", 0)
     with store.ArrayFile(file, key) as target:  # other weights under the old key
         for name, weight in first.items():
             target.add(name, weight.shape, "float32", torch.zeros_like(weight).numpy().tobytes())
     assert store.read_arrays(file, key) is not None
-    second = methods.compressed_model(open_chapter(), "wanda:0.5").weights
+    second = zoo.compressed_model(open_chapter(), "wanda:0.5").weights
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -89,7 +89,7 @@ ANY_DROP = ("drop:attn:2:iter", "drop:angular:2", "drop:joint:3", "sites:attn:3+
 
 def test_every_kind_of_drop_has_a_plan_that_is_measured_once(open_chapter, tiny):
     for spec in ANY_DROP:
-        made = methods.compressed_model(open_chapter(), spec)
+        made = zoo.compressed_model(open_chapter(), spec)
         plan = parse(spec).plan(tiny("llama"), open_chapter().calibration())
         assert (made.sites, made.spec, made.label) == (plan.sites, spec, parse(spec).label)
     ch = open_chapter()
@@ -128,10 +128,10 @@ def test_every_kind_of_drop_goes_through_chapters_7_and_8(open_chapter, tmp_path
 def test_measured_and_single_weights_agree(open_chapter):
     """What the walk of a family keeps is what ``compressed`` computes alone."""
     ch = open_chapter()
-    alone = methods.compressed_model(ch, "sparsegpt:0.5")
+    alone = zoo.compressed_model(ch, "sparsegpt:0.5")
     (ch.run.folder / "weights" / "sparsegpt-0.5.seed0.parquet").unlink()
     methods.measure(ch)
-    kept = dict(methods._saved(ch, "sparsegpt:0.5", 0))
+    kept = dict(zoo.kept_weights(ch, "sparsegpt:0.5", 0))
     assert all(torch.equal(kept[n], alone.weights[n]) for n in kept)
 
 
