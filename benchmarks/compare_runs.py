@@ -5,8 +5,9 @@
   python benchmarks/compare_runs.py before after
 
 Every table of the first run must be in the second, with equal entries to the bit; rows may come in another order.
-``--rename old=new`` says under which name a column or a table stands now. Tables that only one run has, and columns
-that only the second has, are listed. Exit code 1 where anything differs.
+``--rename old=new`` says under which name a column or a table stands now; ``--more-rows`` allows rows that only the
+second run has, as after a new method. Tables and columns that only the second has are listed. Exit code 1 where
+anything differs.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import pandas as pd
 from prunelib import store
 
 
-def compare(before: Path, after: Path, renamed: dict[str, str]) -> tuple[list[str], list[str]]:
+def compare(before: Path, after: Path, renamed: dict[str, str], more_rows: bool) -> tuple[list[str], list[str]]:
     """(what differs, what only one run has), a line each."""
     folders = [folder / "tables" for folder in (before, after)]
     old, new = ({file.stem: file for file in sorted(folder.glob("*.parquet"))} for folder in folders)
@@ -34,7 +35,12 @@ def compare(before: Path, after: Path, renamed: dict[str, str]) -> tuple[list[st
             continue
         if more := [column for column in two if column not in one]:
             others.append(f"{name}: new columns {', '.join(more)}")
-        if not in_order(one).equals(in_order(two[list(one)])):
+        one, two = in_order(one), in_order(two[list(one)])
+        if more_rows and len(two) > len(one):
+            keys = set(one.itertuples(index=False, name=None))
+            others.append(f"{name}: {len(two) - len(one)} new rows")
+            two = two[[row in keys for row in two.itertuples(index=False, name=None)]].reset_index(drop=True)
+        if not one.equals(two):
             found.append(f"{name}: entries differ ({len(one)} and {len(two)} rows)")
     return found, others + [f"{name}: only in {after}" for name in new]
 
@@ -54,8 +60,10 @@ def main() -> int:
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
     parser.add_argument("--rename", action="append", default=[], metavar="OLD=NEW", help="a table or a column")
+    parser.add_argument("--more-rows", action="store_true", help="rows that only AFTER has are no difference")
     options = parser.parse_args()
-    found, others = compare(options.before, options.after, dict(pair.split("=", 1) for pair in options.rename))
+    renamed = dict(pair.split("=", 1) for pair in options.rename)
+    found, others = compare(options.before, options.after, renamed, options.more_rows)
     for line in others:
         print(line)
     for line in found:

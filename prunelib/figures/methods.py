@@ -87,14 +87,14 @@ def error(data: pd.DataFrame, style: Style) -> Drawn:
         for method, rows in data[data["setting"] == setting].groupby("method", sort=False):
             axis.plot(rows["layer"], rows["error"], ms=3, label=method, **look(style, method))
         axis.set(title=setting)
-        axis.legend(loc="best")
+        axis.legend(loc="upper right", ncols=2)
     for axis in axes.flat[len(settings) :]:
         axis.set_visible(False)
     for axis in axes[-1]:
         axis.set_xlabel("layer")
     for axis in axes[:, 0]:
         axis.set_ylabel("relative output error")
-    axes[0][0].set_ylim(0, None)
+    axes[0][0].set_ylim(0, 1.45 * data["error"].max())  # room for the names of the methods
     means = data.groupby(["setting", "method"], sort=False)["error"].mean()
     first = settings[0]
     words = ", ".join(f"{method} {value:.2f}" for method, value in means[first].items())
