@@ -98,3 +98,13 @@ def test_files_stay_short():
 def test_only_hooks_registers_hooks():
     users = [f.name for f in ROOT.rglob("*.py") if "register_forward" in f.read_text() and f.name != "hooks.py"]
     assert users == []
+
+
+def test_public_names_are_exported_and_documented():
+    import prunelib
+
+    assert set(prunelib.__all__) == {"LM", "__version__", "compress", "load", "methods", "theory", "trace_layers"}
+    for name in prunelib.__all__:
+        assert name == "__version__" or getattr(prunelib, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'prune'"):
+        prunelib.prune  # noqa: B018

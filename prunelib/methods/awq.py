@@ -37,6 +37,7 @@ class AWQ(Quantizer):
     title: ClassVar[str] = "AWQ"
     usage: ClassVar[str] = "awq:B[:gG][:sym]"
     example: ClassVar[str] = "awq:4:g64"
+    source: ClassVar[str] = "lin2024awq"
     look: ClassVar[Look] = Look("sky", "P", 5)
     defaults: ClassVar = {"smoke": ("4:g64",), "quick": ("4:g64",), "full": ("4:g64", "3:g64")}
     needs: ClassVar[frozenset[str]] = frozenset({"norms", "gram"})

@@ -62,7 +62,7 @@ class Method:
     """How it is written, for ``--help`` and messages."""
     example: ClassVar[str]
     source: ClassVar[str] = ""
-    """The paper that it is from, as a key of the book's bibliography."""
+    """What it is from: keys of the book's bibliography, separated by commas."""
     needs: ClassVar[frozenset[str]] = frozenset()
     """What it reads of the calibration tokens: ``norms`` or ``gram`` of each input, or the ``tokens`` themselves."""
     look: ClassVar[Look | None] = None

@@ -33,6 +33,7 @@ class Drop(Method):
     kind: ClassVar[str] = "drop"
     usage: ClassVar[str] = "drop:attn|mlp|block|joint|angular:N"
     example: ClassVar[str] = "drop:attn:8"
+    source: ClassVar[str] = "he2024matters,men2025shortgpt"
     needs: ClassVar[frozenset[str]] = frozenset({"tokens"})
     criterion: ClassVar[Criterion] = COSINE
     look: ClassVar[Look] = Look("blue", "v", 0)

@@ -32,6 +32,7 @@ class GPTQ(Quantizer):
     title: ClassVar[str] = "GPTQ"
     usage: ClassVar[str] = "gptq:B[:gG][:sym][:act]"
     example: ClassVar[str] = "gptq:4:g64"
+    source: ClassVar[str] = "frantar2023gptq"
     look: ClassVar[Look] = Look("orange", "v", 4)
     defaults: ClassVar = {"smoke": ("4:g64",), "quick": ("4:g64",), "full": ("4:g64", "3:g64")}
     needs: ClassVar[frozenset[str]] = frozenset({"gram"})

@@ -32,6 +32,7 @@ class OWL(Method):
     kind: ClassVar[str] = "sparsify"
     usage: ClassVar[str] = "owl:METHOD:P"
     example: ClassVar[str] = "owl:wanda:0.5"
+    source: ClassVar[str] = "yin2024owl"
     look: ClassVar[Look] = Look("orange", "*", 4)
     defaults: ClassVar = {"smoke": ("wanda:0.5",), "quick": ("wanda:0.5",), "full": ("wanda:0.5", "sparsegpt:0.5")}
 

@@ -26,6 +26,7 @@ class RIA(Sparsifier):
     title: ClassVar[str] = "RIA"
     usage: ClassVar[str] = "ria:P"
     example: ClassVar[str] = "ria:0.5"
+    source: ClassVar[str] = "zhang2024ria"
     look: ClassVar[Look] = Look("purple", "X", 3)
     defaults: ClassVar = {"smoke": ("0.5",), "quick": ("0.5",), "full": ("0.5", "2:4")}
     invariances: ClassVar[frozenset[str]] = frozenset({"weights", "inputs"})

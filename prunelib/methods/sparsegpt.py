@@ -33,6 +33,7 @@ class SparseGPT(Sparsifier):
     title: ClassVar[str] = "SparseGPT"
     usage: ClassVar[str] = "sparsegpt:P"
     example: ClassVar[str] = "sparsegpt:0.5"
+    source: ClassVar[str] = "frantar2023sparsegpt"
     look: ClassVar[Look] = Look("green", "^", 2)
     defaults: ClassVar = {"smoke": ("0.5",), "quick": ("0.5",), "full": ("0.3", "0.5", "0.7", "2:4", "4:8")}
     invariances: ClassVar[frozenset[str]] = frozenset({"weights", "inputs"})

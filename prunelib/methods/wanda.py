@@ -23,6 +23,7 @@ class Wanda(Sparsifier):
     title: ClassVar[str] = "Wanda"
     usage: ClassVar[str] = "wanda:P"
     example: ClassVar[str] = "wanda:0.5"
+    source: ClassVar[str] = "sun2024wanda"
     look: ClassVar[Look] = Look("vermillion", "s", 1)
     defaults: ClassVar = {"smoke": ("0.5",), "quick": ("0.5", "2:4"), "full": ("0.3", "0.5", "0.7", "2:4", "4:8")}
     invariances: ClassVar[frozenset[str]] = frozenset({"weights", "inputs", "row", "channel"})

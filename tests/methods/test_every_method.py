@@ -10,7 +10,7 @@ import tiny_files
 import torch
 from transformers import AutoModelForCausalLM
 
-from prunelib import methods
+from prunelib import methods, paths
 from prunelib.errors import PrunelibError
 from prunelib.figures import style
 from prunelib.lm import LM
@@ -86,6 +86,8 @@ def test_a_method_says_what_it_is(name):
     if method is not methods.base.Dense:
         assert isinstance(method.look, Look) and hasattr(style.light().colours, method.look.colour)
         assert method.look.line < len(style.light().linestyles)
+    bibliography = (paths.project_root() / "book" / "references.bib").read_text()
+    assert all(f"{{{key}," in bibliography for key in method.source.split(",") if key)
     for settings in method.defaults.values():
         for setting in settings:
             assert methods.parse(f"{name}:{setting}").spec == f"{name}:{setting}"
