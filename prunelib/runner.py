@@ -5,7 +5,6 @@ model's files or one of the files it produced changed.
 """
 
 import contextlib
-import fcntl
 import logging
 import math
 import os
@@ -16,6 +15,8 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from prunelib import paths, runfolder, store
 from prunelib.errors import PrunelibError, nearest, short
@@ -98,15 +99,14 @@ def is_done(folder: Path, book: Notebook, parameters: dict, identity: dict) -> b
 def locked(folder: Path) -> Iterator[None]:
     """Hold a run folder; refuse in one line if another run is writing to it."""
     runfolder.claim(folder)
+    lock = FileLock(folder / ".lock")  # ends with the process, even a killed one
     try:
-        lock = open(folder / ".lock", "w")  # noqa: SIM115 - held until the run ends
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise PrunelibError(f"another run is writing to {folder}; wait for it or use --out") from None
     except OSError as error:
         raise PrunelibError(f"cannot write to {folder}: {error.strerror}") from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise PrunelibError(f"another run is writing to {folder}; wait for it or use --out") from None
         runfolder.clean(folder)
         yield
 
