@@ -46,8 +46,11 @@ def main(argv: list[str] | None = None) -> int:
         row = child(options, spec)
         rows.append(row)
         target = LIMITS.get(spec, "") if (options.sequences, options.length) == (8, 128) else ""
-        print(f"{spec:<16} {row['seconds']:>8.1f} {row['limit']:>7.1f} {row['seconds'] / row['limit']:>6.1f} "
-              f"{row['peak_mib']:>9.0f} {target:>7}", flush=True)  # fmt: skip
+        print(
+            f"{spec:<16} {row['seconds']:>8.1f} {row['limit']:>7.1f} {row['seconds'] / row['limit']:>6.1f} "
+            f"{row['peak_mib']:>9.0f} {target:>7}",
+            flush=True,
+        )
     if options.json:
         Path(options.json).write_text(json.dumps(rows, indent=1) + "\n")
     return 0

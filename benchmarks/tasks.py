@@ -48,8 +48,11 @@ def main(argv: list[str] | None = None) -> int:
         for peer in peers:
             ratio = statistics.median(b / a for a, b in zip(times["ours"], times[peer], strict=True))
             rates = [count / statistics.median(times[who]) for who in ("ours", peer)]
-            print(f"{name:<18} {peer:<10} {rates[0]:>8.2f} {rates[1]:>8.2f} {ratio:>6.2f}  "
-                  f"{agreement(results['ours'], results[peer])}", flush=True)  # fmt: skip
+            print(
+                f"{name:<18} {peer:<10} {rates[0]:>8.2f} {rates[1]:>8.2f} {ratio:>6.2f}  "
+                f"{agreement(results['ours'], results[peer])}",
+                flush=True,
+            )
     return 0
 
 
@@ -75,8 +78,10 @@ def readouts(lm, options):
 
     def requests(prompts, answers):
         contexts = [lm.encode_one(text, chat=False) for text in prompts]
-        return [Request(contexts[i], asked.continuation_ids(lm, prompts[i], " " + answer, contexts[i]),
-                        items[i].passage_id) for i, answer in answers]  # fmt: skip
+        return [
+            Request(contexts[i], asked.continuation_ids(lm, prompts[i], " " + answer, contexts[i]), items[i].passage_id)
+            for i, answer in answers
+        ]
 
     def scored(wanted):
         return lambda: loglikelihoods(lm, wanted, 4 * size)["logprob"].tolist()

@@ -48,10 +48,18 @@ def main(argv: list[str] | None = None) -> int:
     batch = tokens(lm, options)
     rounds = [one_round(lm, batch, options) for _ in range(options.rounds + 1)][1:]
     rate = {name: median(r[name] for r in rounds) for name in rounds[0]}
-    bytes_used = int(subprocess.run(
-        [sys.executable, __file__, *(argv or sys.argv[1:]), "--peak"],
-        check=True, capture_output=True, text=True,
-    ).stdout.split()[-1]) if lm.device.type == "cpu" else peak_on_gpu(lm, batch, options)
+    bytes_used = (
+        int(
+            subprocess.run(
+                [sys.executable, __file__, *(argv or sys.argv[1:]), "--peak"],
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout.split()[-1]
+        )
+        if lm.device.type == "cpu"
+        else peak_on_gpu(lm, batch, options)
+    )
     result = {
         "model": lm.name, "d_model": lm.d_model, "vocab_size": lm.vocab_size,
         "n_layers": lm.n_layers, "positions": options.positions, "rounds": options.rounds,
@@ -73,21 +81,26 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--model", default="smollm2-135m-instruct",
-                       help="alias, local folder or hub id (default: %(default)s)")
-    which.add_argument("--shape", metavar="d,V,L",
-                       help="a random Llama of this width, vocabulary and depth instead of a model")
-    parser.add_argument("--positions", type=int, default=64,
-                        help="positions traced in each round (default: %(default)s)")
-    parser.add_argument("--naive-layers", type=int, default=3,
-                        help="layers of the naive order's subset, 4 positions each "
-                             "(default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=7,
-                        help="rounds after one to warm up; medians are reported "
-                             "(default: %(default)s)")
+    which.add_argument(
+        "--model", default="smollm2-135m-instruct", help="alias, local folder or hub id (default: %(default)s)"
+    )
+    which.add_argument(
+        "--shape", metavar="d,V,L", help="a random Llama of this width, vocabulary and depth instead of a model"
+    )
+    parser.add_argument(
+        "--positions", type=int, default=64, help="positions traced in each round (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--naive-layers",
+        type=int,
+        default=3,
+        help="layers of the naive order's subset, 4 positions each (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="rounds after one to warm up; medians are reported (default: %(default)s)"
+    )
     parser.add_argument("--lens", choices=("raw", "normed"), default="normed")
-    parser.add_argument("--max-bytes", type=int, default=2**28,
-                        help="the tracer's memory bound (default: 256 MiB)")
+    parser.add_argument("--max-bytes", type=int, default=2**28, help="the tracer's memory bound (default: 256 MiB)")
     parser.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
     parser.add_argument("--json", metavar="FILE", help="also write the result there")
     parser.add_argument("--peak", action="store_true", help=argparse.SUPPRESS)
@@ -187,8 +200,7 @@ def naive(lm, batch, options) -> float:
 
     from prunelib.measure.trace import sublayer_states
 
-    layers = sorted({i * (lm.n_layers - 1) // max(1, options.naive_layers - 1)
-                     for i in range(options.naive_layers)})  # fmt: skip
+    layers = sorted({i * (lm.n_layers - 1) // max(1, options.naive_layers - 1) for i in range(options.naive_layers)})
     few = torch.zeros_like(batch[2])
     few.view(-1)[: min(4, options.positions)] = True
     states = list(sublayer_states(lm, *batch[:2], few, layers=layers))
@@ -283,16 +295,17 @@ def processor() -> str:
 
 def report(result: dict) -> None:
     rate = result["sites_positions_per_s"]
-    print(f"{result['model']}: d={result['d_model']}, V={result['vocab_size']}, "
-          f"L={result['n_layers']}, {result['positions']} positions, median of "
-          f"{result['rounds']} rounds, {result['threads']} threads, {result['processor']}")
+    print(
+        f"{result['model']}: d={result['d_model']}, V={result['vocab_size']}, "
+        f"L={result['n_layers']}, {result['positions']} positions, median of "
+        f"{result['rounds']} rounds, {result['threads']} threads, {result['processor']}"
+    )
     print(f"  ours    {rate['ours']:>10,.0f} sites × positions / s   (everything)")
     print(f"  naive   {rate['naive']:>10,.0f} sites × positions / s   (without its forward pass)")
     print(f"  GEMM    {rate['gemm']:>10,.0f} sites × positions / s   (head projections only)")
     print(f"  ours / naive        {result['ours_over_naive']:>8.1f}   target 30")
     print(f"  share of GEMM rate  {result['share_of_gemm_rate']:>8.2f}   target 0.60")
-    print(f"  peak extra memory   {result['peak_extra_mib']:>5} MiB   "
-          f"bound {result['max_bytes_mib']} MiB")
+    print(f"  peak extra memory   {result['peak_extra_mib']:>5} MiB   bound {result['max_bytes_mib']} MiB")
 
 
 if __name__ == "__main__":

@@ -136,9 +136,7 @@ _OLMO2 = ArchSpec(
     mlp_post="post_feedforward_layernorm",
 )
 
-_GRANITE = ArchSpec(
-    "granite", residual_multiplier="residual_multiplier", logit_divisor="logits_scaling"
-)
+_GRANITE = ArchSpec("granite", residual_multiplier="residual_multiplier", logit_divisor="logits_scaling")
 
 _COHERE = ArchSpec("cohere", mid=None, attn_norm=None, mlp_norm=None, logit_scale="logit_scale")
 

@@ -47,25 +47,24 @@ def _in_words(error: OSError, folder: Path) -> str:
     if error.errno in _FULL:
         return _full(folder)
     if error.errno in _DENIED:
-        return (f"cannot write the model cache {folder} ({error.strerror}): "
-                "set PRUNELIB_CACHE to a writable folder")
+        return f"cannot write the model cache {folder} ({error.strerror}): set PRUNELIB_CACHE to a writable folder"
     if isinstance(error, (FileExistsError, NotADirectoryError)):
-        return (f"the model cache {folder} is not a folder (a file is in the way): "
-                "remove it or set PRUNELIB_CACHE")
+        return f"the model cache {folder} is not a folder (a file is in the way): remove it or set PRUNELIB_CACHE"
     return f"cannot use the model cache {folder}: {error.strerror or error}"
 
 
 def _full(folder: Path) -> str:
-    return (f"the disk is full at the model cache {folder}: free some space or set "
-            "PRUNELIB_CACHE to another disk")
+    return f"the disk is full at the model cache {folder}: free some space or set PRUNELIB_CACHE to another disk"
 
 
 def need_space(folder: Path, wanted: int, what: str) -> None:
     """Refuse before starting when ``wanted`` bytes do not fit."""
     free = shutil.disk_usage(folder).free
     if free < wanted:
-        raise PrunelibError(f"{what} needs {wanted / 1e6:.0f} MB in {folder} and only "
-                            f"{free / 1e6:.0f} MB are free: free some space or set PRUNELIB_CACHE")
+        raise PrunelibError(
+            f"{what} needs {wanted / 1e6:.0f} MB in {folder} and only "
+            f"{free / 1e6:.0f} MB are free: free some space or set PRUNELIB_CACHE"
+        )
 
 
 @contextlib.contextmanager
@@ -94,7 +93,10 @@ def write_marker(folder: Path, source: dict) -> None:
         path.chmod(0o644)  # a cache may be shared; safetensors writes for the owner only
         stat = path.stat()
         entries[path.relative_to(folder).as_posix()] = {
-            "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": digest}
+            "size": stat.st_size,
+            "mtime_ns": stat.st_mtime_ns,
+            "sha256": digest,
+        }
     text = json.dumps(source | {"files": entries}, indent=1, sort_keys=True)
     with open(folder / MARKER, "w") as file:
         file.write(text + "\n")
@@ -132,8 +134,9 @@ def verify(folder: Path, repair: str, content: bool = False) -> None:
             continue
         if stat is None or stat.st_size != known["size"] or sha256(path) != known["sha256"]:
             fault = "missing" if stat is None else "not what was written"
-            raise PrunelibError(f"corrupt model cache: {path} is {fault}; repair it with "
-                                f"`prunelib models --refetch {repair}`")
+            raise PrunelibError(
+                f"corrupt model cache: {path} is {fault}; repair it with `prunelib models --refetch {repair}`"
+            )
         touched = touched or not same
         known["mtime_ns"] = stat.st_mtime_ns
     if touched:  # copied or restored: the same bytes with another time

@@ -74,16 +74,22 @@ def check_config(folder: str | Path, check: Callable | None = None):
     with quiet(), one_line(f"cannot read {folder / 'config.json'}"):
         family = json.loads((folder / "config.json").read_text()).get("model_type")
         if family not in CONFIG_MAPPING:
-            raise PrunelibError(f"{folder / 'config.json'}: transformers knows no model type "
-                                f"'{family}'{nearest(str(family), CONFIG_MAPPING)}")
+            raise PrunelibError(
+                f"{folder / 'config.json'}: transformers knows no model type "
+                f"'{family}'{nearest(str(family), CONFIG_MAPPING)}"
+            )
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     name = (getattr(config, "architectures", None) or [type(config).__name__])[0]
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise PrunelibError(f"{name} is not supported: model type '{config.model_type}' has no "
-                            "causal language model (missing: a decoder-only stack with a head)")
+        raise PrunelibError(
+            f"{name} is not supported: model type '{config.model_type}' has no "
+            "causal language model (missing: a decoder-only stack with a head)"
+        )
     if getattr(config, "quantization_config", None):
-        raise PrunelibError(f"{name} in {folder} is quantized: pruning needs plain weights; "
-                            "use the unquantized checkpoint or a GGUF file")
+        raise PrunelibError(
+            f"{name} in {folder} is quantized: pruning needs plain weights; "
+            "use the unquantized checkpoint or a GGUF file"
+        )
     if check is not None:
         with quiet(), one_line(f"{folder / 'config.json'} describes no valid model"):
             with torch.device("meta"):
@@ -105,8 +111,14 @@ def open_model(folder: str | Path, dtype, check: Callable | None = None):
     tokenizer = open_tokenizer(folder)
     with quiet(), one_line(f"cannot read the weights in {folder}"):
         model, info = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False,
-            local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True)
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
     check_fit(info, folder)
     return model, tokenizer
 
@@ -137,6 +149,7 @@ def check_fit(info: dict, what: str | Path) -> None:
     transformers fills a weight that the file lacks with random numbers, drops one that the model has no
     place for, and goes on: what is measured would not be what is in the file.
     """
+
     def first(names: set) -> str:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         return f"{min(names)}{more}"
@@ -145,11 +158,15 @@ def check_fit(info: dict, what: str | Path) -> None:
         raise PrunelibError(f"the checkpoint in {what} is incomplete: it lacks {first(info['missing_keys'])}")
     if info["mismatched_keys"]:
         name, stored, wanted = min(info["mismatched_keys"], key=lambda row: row[0])
-        raise PrunelibError(f"the checkpoint in {what} does not fit its configuration: {name} is "
-                            f"{list(stored)} in the file and {list(wanted)} in the model")  # fmt: skip
+        raise PrunelibError(
+            f"the checkpoint in {what} does not fit its configuration: {name} is "
+            f"{list(stored)} in the file and {list(wanted)} in the model"
+        )
     if info["unexpected_keys"]:
-        raise PrunelibError(f"the checkpoint in {what} does not fit its configuration: the model has no place for "
-                            f"{first(info['unexpected_keys'])}")  # fmt: skip
+        raise PrunelibError(
+            f"the checkpoint in {what} does not fit its configuration: the model has no place for "
+            f"{first(info['unexpected_keys'])}"
+        )
 
 
 def open_tokenizer(folder: str | Path):
@@ -175,7 +192,8 @@ def convert_gguf(parts: Sequence[Path], folder: Path) -> None:
         read = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
         tokenizer = AutoTokenizer.from_pretrained(**read)
         loaded, info = AutoModelForCausalLM.from_pretrained(
-            **read, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True)
+            **read, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+        )
     check_fit(info, file)
     with quiet():
         config = loaded.config

@@ -137,8 +137,7 @@ CLAIMS: dict[str, Claim] = {
             "The LM head shrinks the part of the perturbation that is orthogonal to the state, "
             "relative to the length of the state.",
             "Discussion of the LM head",
-            "median of the relative orthogonal part of the change in z divided by the same in h "
-            f"({_POINTS}); {_RAW}",
+            f"median of the relative orthogonal part of the change in z divided by the same in h ({_POINTS}); {_RAW}",
             "<",
             1.0,
             "04-lm-head",
@@ -156,8 +155,7 @@ CLAIMS: dict[str, Claim] = {
             "C7",
             "A lower temperature makes the change in probabilities larger.",
             "Factor 1/T² in Theorems 2 and 3",
-            "mean 1 − cos p at the lowest temperature of the run divided by its mean at T = 1 "
-            f"({_MIDDLE}); {_NORMED}",
+            f"mean 1 − cos p at the lowest temperature of the run divided by its mean at T = 1 ({_MIDDLE}); {_NORMED}",
             ">",
             1.0,
             "05-layerwise",
@@ -172,8 +170,7 @@ CLAIMS: dict[str, Claim] = {
         ),
         Claim(
             "C9",
-            "With weights pruned inside the layers, multiple choice survives and generation "
-            "collapses.",
+            "With weights pruned inside the layers, multiple choice survives and generation collapses.",
             "Task tables for magnitude, Wanda and SparseGPT",
             "on the same items, mean over the sparsity patterns of the chapter",
             parts=_SURVIVES_AND_COLLAPSES,
@@ -183,8 +180,7 @@ CLAIMS: dict[str, Claim] = {
             "C10",
             "Retrieval survives the dropping of sublayers.",
             "Retrieval rows of table:task_suite",
-            "share of the dense nDCG@10 kept by an embedding model with a quarter of its "
-            "attention sublayers dropped",
+            "share of the dense nDCG@10 kept by an embedding model with a quarter of its attention sublayers dropped",
             ">=",
             0.9,
             "11-retrieval",
@@ -295,8 +291,7 @@ def ledger(manifest: Mapping) -> list[dict]:
     measured = manifest.get("claims", {})
     for name in measured:
         if name not in CLAIMS:
-            raise PrunelibError(f"the manifest holds an unknown claim '{name}'"
-                                f"{nearest(name, CLAIMS)}")
+            raise PrunelibError(f"the manifest holds an unknown claim '{name}'{nearest(name, CLAIMS)}")
     return [_row(claim, measured.get(claim.id)) for claim in CLAIMS.values()]
 
 

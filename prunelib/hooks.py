@@ -30,9 +30,7 @@ Captured = dict[str, dict[int, Tensor]]
 
 
 @contextmanager
-def captured(
-    lm, points: Iterable[str] = POINTS, layers: Iterable[int] | None = None
-) -> Iterator[Captured]:
+def captured(lm, points: Iterable[str] = POINTS, layers: Iterable[int] | None = None) -> Iterator[Captured]:
     """Collect stream points of the latest forward pass.
 
     Yields ``cap[point][layer]``, tensors [batch, seq, d] in the model's dtype.
@@ -210,9 +208,7 @@ def _fill_slot(cache, slot: int, like: Tensor) -> None:
     if keys is not None and keys.dim() == 4:
         heads, dims_k, dims_v = keys.shape[1], keys.shape[3], layers[slot].values.shape[3]
     batch, seq = like.shape[:2]
-    cache.update(
-        like.new_zeros(batch, heads, seq, dims_k), like.new_zeros(batch, heads, seq, dims_v), slot
-    )
+    cache.update(like.new_zeros(batch, heads, seq, dims_k), like.new_zeros(batch, heads, seq, dims_v), slot)
 
 
 class _Stop(Exception):
@@ -334,8 +330,7 @@ def _replaced_forward(module: nn.Module, forward: Callable) -> Iterator[None]:
 def _check_layer(lm, layer: int, site=None) -> None:
     if not 0 <= layer < lm.n_layers:
         raise PrunelibError(
-            f"{site or f'layer {layer}'} is out of range: {lm.name} has {lm.n_layers} layers, "
-            f"0 to {lm.n_layers - 1}"
+            f"{site or f'layer {layer}'} is out of range: {lm.name} has {lm.n_layers} layers, 0 to {lm.n_layers - 1}"
         )
 
 

@@ -35,14 +35,12 @@ def snapshot(repo: str, revision: str | None = None, hint: str = "") -> Path:
     with quiet():
         try:
             _bars(False)
-            first = snapshot_download(repo, revision=revision, allow_patterns=["config.json"],
-                                      **kept)
+            first = snapshot_download(repo, revision=revision, allow_patterns=["config.json"], **kept)
             if (Path(first) / "config.json").is_file():
                 check_config(first, arch_for)
             _bars(sys.stderr.isatty())
             # The commit of the first answer: a branch may move in between.
-            return Path(snapshot_download(repo, revision=Path(first).name,
-                                          allow_patterns=_WANTED, **kept))
+            return Path(snapshot_download(repo, revision=Path(first).name, allow_patterns=_WANTED, **kept))
         except (PrunelibError, KeyboardInterrupt):
             raise
         except Exception as error:

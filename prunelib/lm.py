@@ -29,8 +29,16 @@ _TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")  # what a chat t
 _TAIL = 16  # tokens of a context that are decoded with what follows it
 
 # Facts about how a model was stored, not about the function it computes.
-_VOLATILE_CONFIG = {"_name_or_path", "_model_name_or_path", "transformers_version", "architectures",
-                    "dtype", "torch_dtype", "use_cache", "quantization_config"}
+_VOLATILE_CONFIG = {
+    "_name_or_path",
+    "_model_name_or_path",
+    "transformers_version",
+    "architectures",
+    "dtype",
+    "torch_dtype",
+    "use_cache",
+    "quantization_config",
+}
 
 
 @dataclass(eq=False)
@@ -60,8 +68,9 @@ class LM:
     kept: object = field(default=None, repr=False)
 
     @classmethod
-    def from_model(cls, model: nn.Module, tokenizer=None, name: str = "tiny",
-                   revision: str | None = None, licence: str = "unknown") -> "LM":
+    def from_model(
+        cls, model: nn.Module, tokenizer=None, name: str = "tiny", revision: str | None = None, licence: str = "unknown"
+    ) -> "LM":
         """Wrap a model that is already in memory (it is put in eval mode, gradients off).
 
         Raises PrunelibError for an unsupported layout, offloaded weights, or a
@@ -69,8 +78,7 @@ class LM:
         """
         arch = arch_for(model)
         model.eval().requires_grad_(False)
-        return cls(model, tokenizer, arch, name, slugify(name), revision,
-                   fingerprint(model), licence)
+        return cls(model, tokenizer, arch, name, slugify(name), revision, fingerprint(model), licence)
 
     @property
     def device(self) -> torch.device:
@@ -160,8 +168,9 @@ class LM:
         if chat is False or not template:
             ids = list(tokenizer(text)["input_ids"])
             return self.known(ids if end else self.unended(ids))
-        rendered = tokenizer.apply_chat_template([{"role": "user", "content": text}], chat_template=template,
-                                                 add_generation_prompt=True, tokenize=False)  # fmt: skip
+        rendered = tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], chat_template=template, add_generation_prompt=True, tokenize=False
+        )
         # The template writes its own special tokens.
         return self.known(list(tokenizer(rendered, add_special_tokens=False)["input_ids"]))
 
@@ -170,8 +179,10 @@ class LM:
         highest = max(ids, default=0)
         if highest >= self.vocab_size:
             token = self.require_tokenizer().convert_ids_to_tokens(highest)
-            raise PrunelibError(f"the tokenizer of {self.name} gives id {highest} ('{token}') and the model has "
-                                f"{self.vocab_size} embeddings: it is the tokenizer of another model")  # fmt: skip
+            raise PrunelibError(
+                f"the tokenizer of {self.name} gives id {highest} ('{token}') and the model has "
+                f"{self.vocab_size} embeddings: it is the tokenizer of another model"
+            )
         return ids
 
     def unended(self, ids: list[int]) -> list[int]:
@@ -264,18 +275,25 @@ class LM:
     def describe(self) -> dict:
         """The manifest's ``model`` entry."""
         return {
-            "name": self.name, "slug": self.slug, "revision": self.revision,
-            "fingerprint": self.fingerprint, "family": self.arch.family,
-            "n_layers": self.n_layers, "d_model": self.d_model, "vocab_size": self.vocab_size,
-            "licence": self.licence, "dtype": str(self.dtype).removeprefix("torch."),
+            "name": self.name,
+            "slug": self.slug,
+            "revision": self.revision,
+            "fingerprint": self.fingerprint,
+            "family": self.arch.family,
+            "n_layers": self.n_layers,
+            "d_model": self.d_model,
+            "vocab_size": self.vocab_size,
+            "licence": self.licence,
+            "dtype": str(self.dtype).removeprefix("torch."),
             "device": self.device.type,
         } | ({"date": fetch.prompt_date().isoformat()} if self._reads_date else {})
 
     def scale_logits(self, z: Tensor) -> Tensor:
         """The family's logit scaling and softcap applied to ``W h`` (identity for most)."""
-        scale, divisor, cap = (getattr(self.config, attribute, None) if attribute else None
-                               for attribute in (self.arch.logit_scale, self.arch.logit_divisor,
-                                                 self.arch.softcap))
+        scale, divisor, cap = (
+            getattr(self.config, attribute, None) if attribute else None
+            for attribute in (self.arch.logit_scale, self.arch.logit_divisor, self.arch.softcap)
+        )
         z = z * scale if scale is not None else z
         z = z / divisor if divisor is not None else z
         return cap * torch.tanh(z / cap) if cap is not None else z
@@ -295,8 +313,7 @@ def pad(sequences: list[list[int]], pad_id: int, side: str = "left", device="cpu
         ids[row, where] = torch.tensor(sequence, dtype=torch.long)
         mask[row, where] = 1
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    return {"input_ids": ids.to(device), "attention_mask": mask.to(device),
-            "position_ids": positions.to(device)}
+    return {"input_ids": ids.to(device), "attention_mask": mask.to(device), "position_ids": positions.to(device)}
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -322,8 +339,9 @@ def _config_json(config) -> str:
 
 def _digest(name: str, weight: Tensor) -> bytes:
     if weight.device.type == "meta":
-        raise PrunelibError(f"weight {name} is offloaded: load the model on one device "
-                            "(a smaller model, or --dtype bfloat16)")
+        raise PrunelibError(
+            f"weight {name} is offloaded: load the model on one device (a smaller model, or --dtype bfloat16)"
+        )
     if weight.is_floating_point() and not torch.isfinite(weight).all():
         raise PrunelibError(f"weight {name} holds NaN or Inf: the checkpoint is damaged")
     plain = weight.detach().cpu().contiguous()
@@ -332,8 +350,7 @@ def _digest(name: str, weight: Tensor) -> bytes:
     return digest.digest()
 
 
-def load(name: str, revision: str | None = None, dtype: str | torch.dtype = "auto",
-         device: str = "auto") -> LM:
+def load(name: str, revision: str | None = None, dtype: str | torch.dtype = "auto", device: str = "auto") -> LM:
     """Load a model by alias, local folder, GGUF file or hub id.
 
     Parameters
@@ -370,8 +387,7 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else "auto"
     if dtype not in DTYPES:
-        raise PrunelibError(f"unknown dtype '{dtype}'{nearest(dtype, DTYPES)}; "
-                            f"use auto or one of {', '.join(DTYPES)}")
+        raise PrunelibError(f"unknown dtype '{dtype}'{nearest(dtype, DTYPES)}; use auto or one of {', '.join(DTYPES)}")
     return DTYPES[dtype]
 
 
@@ -385,6 +401,5 @@ def resolve_device(device: str) -> torch.device:
     if device == "auto":
         return torch.device(next((d for d in ("cuda", "mps") if d in present), "cpu"))
     if str(device) not in present:
-        raise PrunelibError(f"device '{device}' is not available here; "
-                            f"use auto or one of {', '.join(present)}")
+        raise PrunelibError(f"device '{device}' is not available here; use auto or one of {', '.join(present)}")
     return torch.device(device)

@@ -73,8 +73,12 @@ def page(executed: dict) -> dict:
 
 def download(executed: dict) -> dict:
     """An executed notebook as it is offered for download: all of it but outputs that could act."""
-    cells = [cell | {"outputs": [shown for output in cell["outputs"] if (shown := inert(output))]}
-             if cell["cell_type"] == "code" else cell for cell in executed["cells"]]  # fmt: skip
+    cells = [
+        cell | {"outputs": [shown for output in cell["outputs"] if (shown := inert(output))]}
+        if cell["cell_type"] == "code"
+        else cell
+        for cell in executed["cells"]
+    ]
     return executed | {"cells": cells}
 
 
@@ -108,8 +112,15 @@ def _harmless(markup: str) -> str:
     import nh3
 
     # pandas puts a style sheet before its tables; the book has its own.
-    cleaned = nh3.clean(markup, tags=_TAGS, attributes=_ATTRIBUTES, url_schemes=set(), generic_attribute_prefixes=set(),
-                        filter_style_properties=_STYLES, clean_content_tags={"script", "style"})  # fmt: skip
+    cleaned = nh3.clean(
+        markup,
+        tags=_TAGS,
+        attributes=_ATTRIBUTES,
+        url_schemes=set(),
+        generic_attribute_prefixes=set(),
+        filter_style_properties=_STYLES,
+        clean_content_tags={"script", "style"},
+    )
     return cleaned
 
 

@@ -56,8 +56,12 @@ def refuse_other(folder: Path, notebooks: dict[str, dict], model: dict) -> None:
     """
     # An option counts where the notebook has it: the others were told nothing of it.
     declared = {book.id: set(book.defaults) for book in sources.select([])}
-    asked = {name: value for book, given in notebooks.items() for name, value in given.items()
-             if name in declared.get(book, given)}  # fmt: skip
+    asked = {
+        name: value
+        for book, given in notebooks.items()
+        for name, value in given.items()
+        if name in declared.get(book, given)
+    }
     for part in [*store.parts(folder), *(part for _, part in store.unfinished(folder))]:
         given = part.get("parameters", {})
         there = {name: value for name, value in given.items() if name in declared.get(part["notebook"], given)}

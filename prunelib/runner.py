@@ -159,7 +159,7 @@ def execute(folder: Path, book: Notebook, parameters: dict, identity: dict, prog
     })  # fmt: skip
 
 
-SMALLER = ("take a smaller --profile, --dtype bfloat16, or fewer prompts with -p limit=N; what was finished is kept")
+SMALLER = "take a smaller --profile, --dtype bfloat16, or fewer prompts with -p limit=N; what was finished is kept"
 
 
 def _lacks_memory(name: str, text: str) -> bool:

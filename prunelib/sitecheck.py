@@ -45,8 +45,11 @@ def problems(site: Path) -> list[str]:
         name = file.relative_to(site)
         found += [f"{name} loads {load} from a network" for load in page.loads if _is_outside(load)]
         inside = [link for link in page.loads + page.links if not urlsplit(link).scheme and link]
-        found += [f"{name} links to {link}, which does not exist" for link in inside
-                  if not _is_outside(link) and not _leads_somewhere(link, file, pages)]  # fmt: skip
+        found += [
+            f"{name} links to {link}, which does not exist"
+            for link in inside
+            if not _is_outside(link) and not _leads_somewhere(link, file, pages)
+        ]
     for file in sorted(site.rglob("*.css")):
         if _CSS_ADDRESS.search(file.read_text(errors="replace")):
             found.append(f"{file.relative_to(site)} loads from a network")

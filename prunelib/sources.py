@@ -41,9 +41,7 @@ def select(names: list[str]) -> list[Notebook]:
 def defaults(file: Path) -> dict:
     """Default parameters of a notebook, as Python values."""
     cells = json.loads(file.read_text())["cells"]
-    source = "".join(
-        line for c in cells if "parameters" in c["metadata"].get("tags", ()) for line in c["source"]
-    )
+    source = "".join(line for c in cells if "parameters" in c["metadata"].get("tags", ()) for line in c["source"])
     tree = ast.parse(source)
     pairs = [(node.targets[0].id, node.value) for node in tree.body if isinstance(node, ast.Assign)]
     return {name: ast.literal_eval(value) for name, value in pairs}

@@ -96,8 +96,9 @@ def source_sha256(notebook: Path) -> str:
     """
     content = read_json(notebook)
     try:
-        cells = [[cell["cell_type"], "".join(cell["source"]), cell["metadata"].get("tags", [])]
-                 for cell in content["cells"]]  # fmt: skip
+        cells = [
+            [cell["cell_type"], "".join(cell["source"]), cell["metadata"].get("tags", [])] for cell in content["cells"]
+        ]
     except (KeyError, TypeError, AttributeError):
         return sha256(notebook)
     return key_hash({"cells": cells})
@@ -203,8 +204,9 @@ class ArrayFile:
     Used as a context: the file appears only when the last array is in it.
     """
 
-    _SCHEMA = pa.schema([("name", pa.string()), ("shape", pa.list_(pa.int64())), ("dtype", pa.string()),
-                         ("data", pa.large_binary())])  # fmt: skip
+    _SCHEMA = pa.schema(
+        [("name", pa.string()), ("shape", pa.list_(pa.int64())), ("dtype", pa.string()), ("data", pa.large_binary())]
+    )
 
     def __init__(self, path: Path, key: dict):
         self._writing = writing(path)
@@ -255,8 +257,11 @@ class Run:
         finished = [part for home, part in every if home == self.folder and "executed" in part]
         self._standing = {name for part in finished for name in described(part)}
         self._standing |= {f"parts/{part['notebook']}.json" for part in finished}
-        self._recorded = [(name, entry, home) for home, part in every
-                          for name, entry in (part.get("earlier", {}) | part["tables"]).items()]  # fmt: skip
+        self._recorded = [
+            (name, entry, home)
+            for home, part in every
+            for name, entry in (part.get("earlier", {}) | part["tables"]).items()
+        ]
         # An interrupted run of this notebook had tables too: their hashes stay known until this one is finished.
         mine = (self._home(f"parts/{notebook}.json"), notebook)
         before = next((part for home, part in every if (home, part["notebook"]) == mine), {})

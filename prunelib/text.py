@@ -90,8 +90,7 @@ def _rows(file: Path, whole: bool) -> Iterator[tuple[int, dict]]:
 # ---------------------------------------------------------------- calibration
 
 
-def calibration(lm: LM, source: str = "self", n: int = 32, length: int = 128,
-                seed: int = 0) -> Tokens:
+def calibration(lm: LM, source: str = "self", n: int = 32, length: int = 128, seed: int = 0) -> Tokens:
     """``n`` calibration sequences of ``length`` tokens, the same for the same arguments.
 
     ``source`` is ``self`` (sampled from the dense model at temperature 1: works
@@ -107,8 +106,11 @@ def calibration(lm: LM, source: str = "self", n: int = 32, length: int = 128,
     if source == "self":
         ids = _sample(lm, n, length, generator)
     else:
-        texts = (_hub_texts(source) if source.startswith("hub:")
-                 else (row["text"] for _, row in _rows(Path(source).expanduser(), whole=True)))
+        texts = (
+            _hub_texts(source)
+            if source.startswith("hub:")
+            else (row["text"] for _, row in _rows(Path(source).expanduser(), whole=True))
+        )
         ids = _cut(_tokens(lm, texts, enough=4 * n * length), source, n, length, generator)
     return Tokens(ids, source, hashlib.sha256(ids.numpy().tobytes()).hexdigest())
 
@@ -123,8 +125,9 @@ def _sample(lm: LM, n: int, length: int, generator: torch.Generator) -> Tensor:
         first = torch.randint(lm.vocab_size, (n,), generator=generator)
     # Drawn up front: a sequence does not depend on how the rows are batched.
     draws = torch.rand(n, length - 1, generator=generator, dtype=torch.float64)
-    parts = [_decode(lm, first[rows, None].tolist(), length - 1,
-                     draws=draws[rows]) for rows in _batches(list(range(n)), 32)]
+    parts = [
+        _decode(lm, first[rows, None].tolist(), length - 1, draws=draws[rows]) for rows in _batches(list(range(n)), 32)
+    ]
     return torch.cat([first[:, None], torch.cat(parts)], dim=1)
 
 
@@ -142,11 +145,13 @@ def _tokens(lm: LM, texts: Iterator[str], enough: int) -> list[int]:
 def _cut(ids: list[int], source: str, n: int, length: int, generator: torch.Generator) -> Tensor:
     slots = len(ids) // length
     if slots < n:
-        raise PrunelibError(f"{source} gives {len(ids)} tokens, {n} sequences of {length} need "
-                            f"{n * length}: use a longer text, or fewer or shorter sequences")
+        raise PrunelibError(
+            f"{source} gives {len(ids)} tokens, {n} sequences of {length} need "
+            f"{n * length}: use a longer text, or fewer or shorter sequences"
+        )
     offset = int(torch.randint(len(ids) - slots * length + 1, (1,), generator=generator))
     chosen = torch.randperm(slots, generator=generator)[:n].tolist()
-    return torch.tensor([ids[offset + i * length: offset + (i + 1) * length] for i in chosen])
+    return torch.tensor([ids[offset + i * length : offset + (i + 1) * length] for i in chosen])
 
 
 def _hub_texts(source: str) -> Iterator[str]:
@@ -154,14 +159,12 @@ def _hub_texts(source: str) -> Iterator[str]:
     try:
         import datasets
     except ImportError as error:
-        raise PrunelibError(f"{source} needs the package 'datasets': "
-                            "pip install 'prunelib[hub-data]'") from error
+        raise PrunelibError(f"{source} needs the package 'datasets': pip install 'prunelib[hub-data]'") from error
     from prunelib.hub import offline
 
     name, _, config = source.removeprefix("hub:").partition(":")
     if offline():
-        raise PrunelibError(f"{source} cannot be read without a network: "
-                            "use 'self' or a text file as calibration")
+        raise PrunelibError(f"{source} cannot be read without a network: use 'self' or a text file as calibration")
     try:
         for row in datasets.load_dataset(name, config or None, split="train", streaming=True):
             if not isinstance(row.get("text"), str):
@@ -176,8 +179,9 @@ def _hub_texts(source: str) -> Iterator[str]:
 # ---------------------------------------------------------------- trajectories
 
 
-def trajectories(lm: LM, prompts: list[Prompt], new_tokens: int, seed: int = 0,
-                 temperature: float = 0.0, batch_size: int = 16) -> list[Trajectory]:
+def trajectories(
+    lm: LM, prompts: list[Prompt], new_tokens: int, seed: int = 0, temperature: float = 0.0, batch_size: int = 16
+) -> list[Trajectory]:
     """The dense model's continuation of each prompt, in the order of the prompts.
 
     Greedy at ``temperature=0``, else sampled with ``seed``. Prompts go through
@@ -197,17 +201,30 @@ def trajectories(lm: LM, prompts: list[Prompt], new_tokens: int, seed: int = 0,
     found: dict[int, Trajectory] = {}
     by_length = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
     for rows in _batches(by_length, batch_size):
-        new = _decode(lm, [encoded[i] for i in rows], new_tokens, suppress=sorted(lm.eos_ids),
-                      draws=draws[rows] if temperature else None, temperature=temperature)
+        new = _decode(
+            lm,
+            [encoded[i] for i in rows],
+            new_tokens,
+            suppress=sorted(lm.eos_ids),
+            draws=draws[rows] if temperature else None,
+            temperature=temperature,
+        )
         for i, ids in zip(rows, new.tolist(), strict=True):
-            found[i] = Trajectory(prompts[i].id, prompts[i].kind, encoded[i] + ids,
-                                  len(encoded[i]), lm.decode(ids, encoded[i]))
+            found[i] = Trajectory(
+                prompts[i].id, prompts[i].kind, encoded[i] + ids, len(encoded[i]), lm.decode(ids, encoded[i])
+            )
     return [found[i] for i in range(len(prompts))]
 
 
 @torch.inference_mode()
-def _decode(lm: LM, starts: list[list[int]], steps: int, suppress: Sequence[int] = (),
-            draws: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+def _decode(
+    lm: LM,
+    starts: list[list[int]],
+    steps: int,
+    suppress: Sequence[int] = (),
+    draws: Tensor | None = None,
+    temperature: float = 1.0,
+) -> Tensor:
     """New tokens [B, steps] on the CPU, by KV-cached steps from left-padded starts.
 
     ``draws`` [B, steps] in [0, 1) sample by the inverse of the cumulative
@@ -218,8 +235,9 @@ def _decode(lm: LM, starts: list[list[int]], steps: int, suppress: Sequence[int]
     ids, mask, positions = batch["input_ids"], batch["attention_mask"], batch["position_ids"]
     cache, new = None, []
     for step in range(steps):
-        out = lm.model.base_model(input_ids=ids, attention_mask=mask, position_ids=positions,
-                                  past_key_values=cache, use_cache=True)
+        out = lm.model.base_model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        )
         cache = out.past_key_values
         # The body's output has passed the final norm: only its last row meets the head.
         z = lm.unembed(out.last_hidden_state[:, -1], "raw")
@@ -242,4 +260,4 @@ def _choose(z: Tensor, draw: Tensor | None, temperature: float) -> Tensor:
 
 
 def _batches(rows: list[int], size: int) -> Iterator[list[int]]:
-    return (rows[i: i + size] for i in range(0, len(rows), size))
+    return (rows[i : i + size] for i in range(0, len(rows), size))

@@ -23,7 +23,6 @@ _SHARED = ("arch.py", "checkpoint.py", "fetch.py", "lm.py", "hooks.py", "text.py
 _GROWN = ("tasks", "experiments")
 
 
-
 @cache
 def code_digest(of: str = "") -> str:
     """Hex SHA-256 over the package's sources, or over those that can change a table made by module ``of``.
@@ -39,8 +38,11 @@ def code_digest(of: str = "") -> str:
 
 
 def _sources_of(module: str, root: Path) -> list[Path]:
-    grown = {f"prunelib.{file.relative_to(root).with_suffix('').as_posix().replace('/', '.')}": file
-             for folder in _GROWN for file in (root / folder).rglob("*.py")}  # fmt: skip
+    grown = {
+        f"prunelib.{file.relative_to(root).with_suffix('').as_posix().replace('/', '.')}": file
+        for folder in _GROWN
+        for file in (root / folder).rglob("*.py")
+    }
     found, waiting = set(), {module}
     while waiting:
         name = waiting.pop()

@@ -46,7 +46,7 @@ def refused(done):
         (["run", "--out", "x" * 300], "File name too long"),
         (["run", "--model", "m" * 5000], "m" * 5000),
         (["run", "--model", "~nobody-of-that-name/m"], "begins with ~"),
-        (["it's"], 'unknown COMMAND \'it\'s\''),
+        (["it's"], "unknown COMMAND 'it's'"),
         (["%s"], "unknown COMMAND '%s'"),
         (["run", "-p", "%s=%d"], "unknown parameter '%s'"),
         (["run", "--out", os.fsdecode(b"\xff")], "not UTF-8"),

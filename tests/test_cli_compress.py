@@ -37,8 +37,20 @@ def logits(folder):
 
 def test_a_folder_that_transformers_loads(folder):
     """In a process of its own: result on stdout, silence on stderr, a whole folder."""
-    done = prunelib("compress", "--model", "tiny", "--spec", "wanda:2:4", "--out", "new/w24", "--length", "16",
-                    "--seed", "3", cwd=folder)  # fmt: skip
+    done = prunelib(
+        "compress",
+        "--model",
+        "tiny",
+        "--spec",
+        "wanda:2:4",
+        "--out",
+        "new/w24",
+        "--length",
+        "16",
+        "--seed",
+        "3",
+        cwd=folder,
+    )
     expected = "new/w24\nWanda 2:4 of tiny: 28 matrices, 50.0% zeros, 9.00 bits a block weight\n"
     assert done == (0, expected, "")
     assert not torch.equal(logits(folder / "new" / "w24"), logits(folder / "tiny"))
@@ -73,8 +85,19 @@ def test_calibration_from_a_file_and_seeds(capsys, folder, monkeypatch):
     (folder / "texts.txt").write_text(" ".join("abcdefghijklmnopqrstuvwxyz" * 20))
     hashes = []
     for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
-        code, _, err = call(capsys, folder, monkeypatch, "--spec", "wanda:0.5", "--out", name,
-                            "--calibration", "texts.txt", "--seed", seed)  # fmt: skip
+        code, _, err = call(
+            capsys,
+            folder,
+            monkeypatch,
+            "--spec",
+            "wanda:0.5",
+            "--out",
+            name,
+            "--calibration",
+            "texts.txt",
+            "--seed",
+            seed,
+        )
         manifest = json.loads((folder / name / "prunelib.json").read_text())
         assert code == 0 and err == "" and manifest["calibration"]["source"] == "texts.txt"
         hashes.append((manifest["calibration"]["ids_sha256"], manifest["zero_mask_sha256"]))
@@ -221,8 +244,9 @@ def test_the_default_model_without_two_attentions(default_lm, capsys, tmp_path, 
     from prunelib.methods import parse
 
     monkeypatch.chdir(tmp_path)
-    code = cli.main(["compress", "--spec", "drop:attn:2", "--out", "out", "--device", "cpu", "--sequences", "2",
-                     "--length", "32"])  # fmt: skip
+    code = cli.main(
+        ["compress", "--spec", "drop:attn:2", "--out", "out", "--device", "cpu", "--sequences", "2", "--length", "32"]
+    )
     assert code == 0 and capsys.readouterr().out.startswith("out\nDrop-2A of smollm2-135m-instruct: without attn:")
     manifest = json.loads((tmp_path / "out" / "prunelib.json").read_text())
     assert manifest["fingerprints"]["dense"] == default_lm.fingerprint

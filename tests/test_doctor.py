@@ -29,8 +29,7 @@ def test_report_of_a_sound_environment(cache):
 
 def test_old_package(monkeypatch, cache):
     real = importlib.metadata.version
-    monkeypatch.setattr(importlib.metadata, "version",
-                        lambda name: "4.0.0" if name == "transformers" else real(name))
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "4.0.0" if name == "transformers" else real(name))
     found = check("package transformers")
     assert not found.ok and "4.0.0, needed" in found.message and "pip install" in found.fix
 

@@ -183,7 +183,5 @@ def test_static_cache(tiny, padded):
     options = {"max_new_tokens": 6, "do_sample": False}
     with dropped(lm, PLANS["first-two"]):
         dynamic = lm.model.generate(**inputs, **options)
-        static = lm.model.generate(
-            **inputs, **options, cache_implementation="static", disable_compile=True
-        )
+        static = lm.model.generate(**inputs, **options, cache_implementation="static", disable_compile=True)
     assert torch.equal(dynamic, static)

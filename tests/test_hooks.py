@@ -69,9 +69,7 @@ def test_batch_of_two_is_two_batches_of_one(lm):
             lm.model(input_ids=ids[row : row + 1])
         for point, values in cap.items():
             for layer, value in values.items():
-                torch.testing.assert_close(
-                    both[point][layer][row], value[0], rtol=1e-4, atol=1e-5
-                )
+                torch.testing.assert_close(both[point][layer][row], value[0], rtol=1e-4, atol=1e-5)
 
 
 def test_capture_of_some_layers_and_of_the_latest_pass(tiny):

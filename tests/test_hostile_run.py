@@ -32,8 +32,10 @@ def book(made, tmp_path):
 
 def everything(folder):
     """Every path below a folder with its content, links not followed."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() and not path.is_symlink() else None
-            for path in sorted(folder.rglob("*"))}  # fmt: skip
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() and not path.is_symlink() else None
+        for path in sorted(folder.rglob("*"))
+    }
 
 
 def change(run, **fields) -> None:

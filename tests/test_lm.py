@@ -66,8 +66,7 @@ def test_impossible_sizes(folder):
         prunelib.load(str(folder))
 
 
-@pytest.mark.parametrize(("kind", "words"), [
-    ("t5", "T5"), ("bert", "Bert"), ("mamba", "Mamba"), ("gptj", "GPTJ")])
+@pytest.mark.parametrize(("kind", "words"), [("t5", "T5"), ("bert", "Bert"), ("mamba", "Mamba"), ("gptj", "GPTJ")])
 def test_unsupported_architecture(tmp_path, kind, words):
     from transformers import AutoConfig
 
@@ -196,8 +195,19 @@ def test_local_folder(folder):
     assert "my-model" in lm.slug and (lm.revision, lm.licence) == (None, "unknown")
     assert (lm.n_layers, lm.d_model) == (4, 32) and lm.vocab_size == lm.W.shape[0]
     assert not lm.model.training and not any(p.requires_grad for p in lm.model.parameters())
-    assert {"name", "slug", "revision", "fingerprint", "family", "n_layers", "d_model",
-            "vocab_size", "licence", "dtype", "device"} == set(lm.describe())
+    assert {
+        "name",
+        "slug",
+        "revision",
+        "fingerprint",
+        "family",
+        "n_layers",
+        "d_model",
+        "vocab_size",
+        "licence",
+        "dtype",
+        "device",
+    } == set(lm.describe())
 
 
 def test_loading_is_silent(folder, capfd):
@@ -226,13 +236,12 @@ def test_unembed_is_the_head_of_every_family(lm, padded):
         out = lm.model(**padded)
         post = {}
         handle = lm.ln_final.register_forward_hook(
-            lambda module, args, output: post.update(before=args[0], after=output))
+            lambda module, args, output: post.update(before=args[0], after=output)
+        )
         lm.model(**padded)
         handle.remove()
-    torch.testing.assert_close(lm.unembed(post["before"], "normed"), out.logits.float(),
-                               rtol=0, atol=0)
-    torch.testing.assert_close(lm.unembed(post["after"], "raw"), out.logits.float(),
-                               rtol=0, atol=0)
+    torch.testing.assert_close(lm.unembed(post["before"], "normed"), out.logits.float(), rtol=0, atol=0)
+    torch.testing.assert_close(lm.unembed(post["after"], "raw"), out.logits.float(), rtol=0, atol=0)
     assert lm.W.data_ptr() == lm.model.get_output_embeddings().weight.data_ptr()
     with refused("unknown lens 'norm'", "normed"):
         lm.unembed(post["after"], "norm")

@@ -211,8 +211,10 @@ def partial(book):
     toc = root / "_toc.yml"
     toc.write_text(toc.read_text() + "      - file: notebooks/02-more\n      - file: notebooks/03-most\n")
     for name, title in (("02-more", "What more there is"), ("03-most", "Most of all")):
-        cells = [fakebook.markdown(f"# {title}\n\nAnd {{val}}`more.count`."),
-                 fakebook.markdown("```{figcard} fig-more\n```")]  # fmt: skip
+        cells = [
+            fakebook.markdown(f"# {title}\n\nAnd {{val}}`more.count`."),
+            fakebook.markdown("```{figcard} fig-more\n```"),
+        ]
         (root / "notebooks" / f"{name}.ipynb").write_text(fakebook.notebook(*cells))
     page = root / "book" / "index.md"
     more = "See {numref}`fig-more`, {numref}`Figure %s <fig-more>` and [there](../notebooks/02-more.ipynb#more)."

@@ -183,8 +183,10 @@ def test_a_finished_record_stays_until_the_new_one_is_finished(folder):
     after = files(folder)
     waiting = {name for name in after if name.startswith("unfinished/05-layerwise/")}
     assert {name: after[name] for name in after.keys() - waiting} == before
-    assert waiting == {f"unfinished/05-layerwise/{name}"
-                       for name in ("parts/05-layerwise.json", "tables/t.parquet", "figures/fig-demo.csv")}  # fmt: skip
+    assert waiting == {
+        f"unfinished/05-layerwise/{name}"
+        for name in ("parts/05-layerwise.json", "tables/t.parquet", "figures/fig-demo.csv")
+    }
     part = end(folder)
     assert "earlier" not in part and part["executed"] == {"sha256": "s"}
     assert not (folder / "unfinished").exists()

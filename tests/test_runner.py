@@ -10,12 +10,12 @@ import pytest
 from prunelib import runner, sources, store
 from prunelib.errors import PrunelibError
 
-SOURCE = '''
+SOURCE = """
 from prunelib import store
 import pandas as pd
 run = store.Run({folder!r}, "07-demo", {{"code": store.code_version(), "parameters": {{}}}})
 run.table("demo", {{"n": n}}, lambda: pd.DataFrame({{"n": range(n)}}))
-'''
+"""
 
 
 @pytest.fixture

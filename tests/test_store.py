@@ -132,8 +132,15 @@ def test_the_code_digest_of_a_table_covers_what_its_module_imports():
     root = Path(store.__file__).parent
     names = {f.relative_to(root).as_posix() for f in versions._sources_of("prunelib.experiments.tasks", root)}
     # shared, its own, imported at the head, imported inside a function, imported by an import
-    needed = ("lm.py", "compress/drop.py", "experiments/tasks.py", "experiments/methods.py", "tasks/readouts.py",
-              "tasks/score.py", "tasks/prefix.py")  # fmt: skip
+    needed = (
+        "lm.py",
+        "compress/drop.py",
+        "experiments/tasks.py",
+        "experiments/methods.py",
+        "tasks/readouts.py",
+        "tasks/score.py",
+        "tasks/prefix.py",
+    )
     assert names >= set(needed)
     assert not {name for name in names if name.startswith(("figures", "claims", "publish", "cli"))}
     theorems = {f.relative_to(root).as_posix() for f in versions._sources_of("prunelib.experiments.theorems", root)}

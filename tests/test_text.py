@@ -32,18 +32,23 @@ def test_committed_prompts():
 def test_user_prompts(tmp_path):
     plain, rows = tmp_path / "p.txt", tmp_path / "p.jsonl"
     plain.write_text("first\n\n second \r\n")
-    assert text.load_prompts(str(plain)) == [
-        Prompt("line-1", "user", "first"), Prompt("line-3", "user", "second")]
+    assert text.load_prompts(str(plain)) == [Prompt("line-1", "user", "first"), Prompt("line-3", "user", "second")]
     rows.write_text('{"text": "a"}\n{"id": 7, "kind": "code", "text": "b\\u2028c"}\n')
-    assert text.load_prompts(str(rows)) == [
-        Prompt("line-1", "user", "a"), Prompt("7", "code", "b\u2028c")]
+    assert text.load_prompts(str(rows)) == [Prompt("line-1", "user", "a"), Prompt("7", "code", "b\u2028c")]
 
 
-@pytest.mark.parametrize(("content", "words"), [
-    (b'{"text": "a"}\n{"text": \n', "line 2: not JSON"), (b'{"text": "a"}\n[]\n', "line 2: needs"),
-    (b'{"txt": "a"}\n', 'line 1: no field "text"'), (b'{"text": "  "}\n', 'line 1: "text" is empty'),
-    (b'{"text": "a"}\n\n\xff\n', "line 3: not UTF-8"), (b"\n", "no prompt"),
-    (b'{"id": "x", "text": "a"}\n{"id": "x", "text": "b"}\n', "line 2: the id 'x'")])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b'{"text": "a"}\n{"text": \n', "line 2: not JSON"),
+        (b'{"text": "a"}\n[]\n', "line 2: needs"),
+        (b'{"txt": "a"}\n', 'line 1: no field "text"'),
+        (b'{"text": "  "}\n', 'line 1: "text" is empty'),
+        (b'{"text": "a"}\n\n\xff\n', "line 3: not UTF-8"),
+        (b"\n", "no prompt"),
+        (b'{"id": "x", "text": "a"}\n{"id": "x", "text": "b"}\n', "line 2: the id 'x'"),
+    ],
+)
 def test_bad_prompt_file_names_the_line(tmp_path, content, words):
     file = tmp_path / "p.jsonl"
     file.write_bytes(content)
@@ -165,13 +170,13 @@ def test_batched_decoding_is_single_decoding(spoken):
 def test_every_family_decodes_with_its_cache(lm):
     starts = [[5, 6, 7, 8, 9, 10], [11, 12]]
     new = text._decode(lm, starts, 14, suppress=sorted(lm.eos_ids)).tolist()
-    assert [reference(lm, ids, 14)[len(ids):] for ids in starts] == new
+    assert [reference(lm, ids, 14)[len(ids) :] for ids in starts] == new
 
 
 def test_end_of_text_is_suppressed(spoken):
     found = text.trajectories(spoken, PROMPTS, 20)
     assert all(len(t.input_ids) == t.n_prompt + 20 for t in found)
-    assert not any(spoken.eos_ids & set(t.input_ids[t.n_prompt:]) for t in found)
+    assert not any(spoken.eos_ids & set(t.input_ids[t.n_prompt :]) for t in found)
 
 
 def test_sampled_trajectories_are_seeded(spoken):
@@ -194,7 +199,10 @@ def test_batching_on_the_default_model(default_lm):
     prompts = text.load_prompts(limit=4)
     batched = text.trajectories(default_lm, prompts, 16)
     single = text.trajectories(default_lm, prompts, 16, batch_size=1)
-    same = [a == b for x, y in zip(batched, single, strict=True)
-            for a, b in zip(x.input_ids[x.n_prompt:], y.input_ids[y.n_prompt:], strict=True)]
+    same = [
+        a == b
+        for x, y in zip(batched, single, strict=True)
+        for a, b in zip(x.input_ids[x.n_prompt :], y.input_ids[y.n_prompt :], strict=True)
+    ]
     assert sum(same) >= 0.99 * len(same)
     assert all(t.text.strip() for t in batched)

@@ -125,8 +125,10 @@ def test_the_date_is_part_of_a_key_only_where_a_template_prints_it():
 
     options = {"seed": 0, "prompts": "default", "temperatures": (1.0,), "load": None}
     card = {"fingerprint": "f", "dtype": "float32", "device": "cpu"}
-    plain, dated = (Chapter(None, one, PROFILES["smoke"], options).key("prunelib.experiments.tasks")
-                    for one in (card, card | {"date": "2024-07-26"}))  # fmt: skip
+    plain, dated = (
+        Chapter(None, one, PROFILES["smoke"], options).key("prunelib.experiments.tasks")
+        for one in (card, card | {"date": "2024-07-26"})
+    )
     assert dated == plain | {"date": "2024-07-26"}
     assert "date" not in tiny(tokenizer(chat="{{ messages[0]['content'] }}")).describe()
 

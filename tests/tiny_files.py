@@ -15,8 +15,7 @@ def tokenizer():
     words = {word: i for i, word in enumerate(WORDS)}
     inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
 def write_folder(model, folder: Path, with_tokenizer: bool = True) -> Path:
@@ -35,10 +34,8 @@ def write_wheel(weights: Path, folder: Path, name: str = "tiny_model") -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         for file in sorted(weights.iterdir()):
             archive.write(file, f"{name}/model/{file.name}")
-        archive.writestr(f"{info}/METADATA",
-                         f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        archive.writestr(f"{info}/WHEEL",
-                         "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(f"{info}/RECORD", "")
     return path
 

@@ -86,10 +86,20 @@ def _programs(lm, items: int) -> pd.DataFrame:
     from prunelib.tasks import humaneval
 
     prompts = {one["task_id"]: one["prompt"] for one in humaneval.problems(items)}
-    rows = [{"task": CODE, "doc_id": number, "filter": "none", "prompt": prompts[row.task_id], "target": "tests pass",
-             "response": json.dumps(row.completion), "filtered": json.dumps(row.status),
-             "metrics": json.dumps({"pass@1": float(row.passed)}), "shots": 0}
-            for number, row in enumerate(humaneval.evaluate(lm, limit=items).itertuples())]  # fmt: skip
+    rows = [
+        {
+            "task": CODE,
+            "doc_id": number,
+            "filter": "none",
+            "prompt": prompts[row.task_id],
+            "target": "tests pass",
+            "response": json.dumps(row.completion),
+            "filtered": json.dumps(row.status),
+            "metrics": json.dumps({"pass@1": float(row.passed)}),
+            "shots": 0,
+        }
+        for number, row in enumerate(humaneval.evaluate(lm, limit=items).itertuples())
+    ]
     return pd.DataFrame(rows)
 
 
@@ -131,8 +141,12 @@ def scores(found: pd.DataFrame) -> pd.DataFrame:
         dense = wide[wide["spec"] == "dense"].set_index("item")["values"]
         for label, own in wide.groupby("label", sort=False):
             for metric in dense.iloc[0]:
-                pairs = np.array([(value[metric], dense[item][metric])
-                                  for item, value in zip(own["item"], own["values"], strict=True)])  # fmt: skip
+                pairs = np.array(
+                    [
+                        (value[metric], dense[item][metric])
+                        for item, value in zip(own["item"], own["values"], strict=True)
+                    ]
+                )
                 share = _kept(pairs, own["item"], _chance(own["response"]) if metric.startswith("acc") else 0.0)
                 share = (share[0],) * 3 if own["spec"].iloc[0] == "dense" else share
                 name = metric if kind == "none" else f"{metric}, {kind}"
@@ -158,8 +172,10 @@ def show(ch: Chapter, tasks: str, specs: Sequence[str], items: int = 0):
 
     if tasks.strip():
         return _shown(scores(samples(ch, tasks, specs, items)))
-    how = ("None were asked for in this run: `-p benchmarks=commonsense_qa,gsm8k` does, "
-           "with a network or with `PRUNELIB_DATASETS` set to a folder of JSON lines.")  # fmt: skip
+    how = (
+        "None were asked for in this run: `-p benchmarks=commonsense_qa,gsm8k` does, "
+        "with a network or with `PRUNELIB_DATASETS` set to a folder of JSON lines."
+    )
     folder = committed.beside(ch.model["slug"], ch.run.part["profile"])
     found = of_reference(folder) if folder else pd.DataFrame()
     if not len(found):

@@ -49,8 +49,18 @@ def _tokens(ch: Chapter, texts: pd.DataFrame, spec: str) -> pd.DataFrame:
     for text, p_own, p_dense in zip(texts.itertuples(), own, dense, strict=True):
         for position, token in enumerate(text.ids):
             written = ch.lm.decode([int(token)], text.ids[:position])
-            rows.append((spec, text.label, text.prompt_id, prompts[text.prompt_id], position, written,
-                         p_own[position], p_dense[position]))  # fmt: skip
+            rows.append(
+                (
+                    spec,
+                    text.label,
+                    text.prompt_id,
+                    prompts[text.prompt_id],
+                    position,
+                    written,
+                    p_own[position],
+                    p_dense[position],
+                )
+            )
     names = ["spec", "label", "prompt_id", "prompt", "position", "token", "p_own", "p_dense"]
     return pd.DataFrame(rows, columns=names)
 
@@ -60,8 +70,10 @@ def page(table: pd.DataFrame, prompt_id: str):
     from IPython.display import HTML
 
     some = table[table["prompt_id"] == prompt_id]
-    cards = [f'<div class="case-text"><h4>{html.escape(label)}</h4><p>{_spans(rows)}</p></div>'
-             for label, rows in some.groupby("label", sort=False)]  # fmt: skip
+    cards = [
+        f'<div class="case-text"><h4>{html.escape(label)}</h4><p>{_spans(rows)}</p></div>'
+        for label, rows in some.groupby("label", sort=False)
+    ]
     asked = html.escape(some["prompt"].iloc[0])
     asked = f'<p class="case-prompt"><strong>Prompt.</strong> {asked}</p>'
     return HTML(f'{asked}<div class="case-texts">{"".join(cards)}</div>')

@@ -106,9 +106,7 @@ class Chapter:
         """A table of this run: read back if ``key`` is unchanged, else computed and saved."""
         return self.run.table(name, self.key(compute.__module__, **key), compute)
 
-    def tables(
-        self, names: Sequence[str], key: dict, items: Sequence, compute: Callable
-    ) -> dict[str, pd.DataFrame]:
+    def tables(self, names: Sequence[str], key: dict, items: Sequence, compute: Callable) -> dict[str, pd.DataFrame]:
         """Several tables computed together, one resumable unit for each of ``items``."""
         return self.run.tables(names, self.key(compute.__module__, **key), items, compute)
 
@@ -156,8 +154,10 @@ class Chapter:
 
         claim = claims.CLAIMS[claim_id]
         if parts is not None:
-            entry = {"exact": False, "parts": {part.name: {"exact": False} | _numbers(*parts[part.name])
-                                               for part in claim.parts}}  # fmt: skip
+            entry = {
+                "exact": False,
+                "parts": {part.name: {"exact": False} | _numbers(*parts[part.name]) for part in claim.parts},
+            }
             verdict = claims.whole(claims.judge(part, *parts[part.name]) for part in claim.parts)
         else:
             if not exact and (lo is None or hi is None):
@@ -291,9 +291,11 @@ class _Loader:
             self._lm = prunelib.load(*self.arguments)
             card = self._known.get("card", {})
             if card.get("fingerprint", self._lm.fingerprint) != self._lm.fingerprint:
-                raise PrunelibError(f"the weights of {self.arguments[0]} are not those that this run measured, though "
-                                    "their files have the same size and time: they are damaged, or were edited in "
-                                    "place; fetch them again, or start the run anew with --fresh")  # fmt: skip
+                raise PrunelibError(
+                    f"the weights of {self.arguments[0]} are not those that this run measured, though "
+                    "their files have the same size and time: they are damaged, or were edited in "
+                    "place; fetch them again, or start the run anew with --fresh"
+                )
         return self._lm
 
     def card(self, file: Path) -> dict:

@@ -70,8 +70,19 @@ def table(found: pd.DataFrame) -> pd.DataFrame:
             ratio = (1.0, 1.0, 1.0) if spec == "dense" else smooth(paired, _ratio, by="number")
             length = int(some["tokens"].iloc[0]) + 1
             perplexity = float(np.exp(some["nll"].sum() / some["tokens"].sum()))
-            rows.append((corpus.title, corpus.split, length, length, len(some), int(some["tokens"].sum()),
-                         some["label"].iloc[0], perplexity, *ratio))  # fmt: skip
+            rows.append(
+                (
+                    corpus.title,
+                    corpus.split,
+                    length,
+                    length,
+                    len(some),
+                    int(some["tokens"].sum()),
+                    some["label"].iloc[0],
+                    perplexity,
+                    *ratio,
+                )
+            )
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -96,6 +107,9 @@ def show(ch: Chapter, perplexity_on: str, specs: str = ""):
 
 def caption(found: pd.DataFrame) -> str:
     """What the perplexities of :func:`table` were read on, in one sentence a corpus."""
-    lines = [f"{row.corpus}, {row.split} split: {row.windows} windows of {row.window} tokens, stride {row.stride}, "
-             f"{row.tokens:,} predicted tokens." for row in found.drop_duplicates("corpus").itertuples()]  # fmt: skip
+    lines = [
+        f"{row.corpus}, {row.split} split: {row.windows} windows of {row.window} tokens, stride {row.stride}, "
+        f"{row.tokens:,} predicted tokens."
+        for row in found.drop_duplicates("corpus").itertuples()
+    ]
     return " ".join(lines) + " Each window is read alone; its first token is given."

@@ -38,8 +38,9 @@ def dropping(ch: Chapter, answers: pd.DataFrame) -> pd.DataFrame:
     for figure, (readout, name) in _PAPER.items():
         for series, kind in _PAPER_KINDS.items():
             curve = paper.kept_above_chance(figure, series)
-            rows += [("paper", name, kind, x, readout, y, None, None)
-                     for x, y in zip(curve["x"], curve["kept"], strict=True)]  # fmt: skip
+            rows += [
+                ("paper", name, kind, x, readout, y, None, None) for x, y in zip(curve["x"], curve["kept"], strict=True)
+            ]
     found = pd.DataFrame(rows, columns=["source", "task", "kind", "x", "readout", "kept", "lo", "hi"])
     found = pd.concat([found, _reference(ch, "fig-dropping-kept", found)], ignore_index=True)
     # The paper drops further than our plans go; past the right edge of ours nothing is compared.
@@ -92,8 +93,11 @@ def proxy(ch: Chapter, answers: pd.DataFrame) -> pd.DataFrame:
     wide = wide.loc[list(dict.fromkeys(zip(table["spec"], table["label"], table["kind"], strict=True)))]
     columns = {}
     for readout in (tasks.CHOICE, tasks.WRITTEN):
-        columns |= {readout: wide["kept", readout], f"{readout}_lo": wide["lo", readout],
-                    f"{readout}_hi": wide["hi", readout]}  # fmt: skip
+        columns |= {
+            readout: wide["kept", readout],
+            f"{readout}_lo": wide["lo", readout],
+            f"{readout}_hi": wide["hi", readout],
+        }
     return pd.DataFrame(columns).reset_index()
 
 
@@ -130,7 +134,8 @@ def record(ch: Chapter, answers: pd.DataFrame, chapter: str, claim: str) -> pd.D
     ch.value(f"{chapter}.difference_uncorrected", *tasks.difference(answers, specs, corrected=False), fmt=".2f")
     ch.claim(claim, parts=parts)
     shown = table.pivot(index=["spec", "label"], columns="readout", values="score").loc[
-        list(dict.fromkeys(zip(table["spec"], table["label"], strict=True)))]  # fmt: skip
+        list(dict.fromkeys(zip(table["spec"], table["label"], strict=True)))
+    ]
     shown = shown[list(table["readout"].unique())].rename(columns=tasks.LABELS).round(2)
     return shown.reset_index(level="label").reset_index(drop=True).rename_axis(columns=None)
 
@@ -165,8 +170,20 @@ def shares(ch: Chapter, answers: pd.DataFrame, claim: str) -> pd.DataFrame:
             over = table.set_index(["spec", "readout"]).loc[(specs[0], tasks.WRITTEN)]
             spread = f"{_shown(over['seed_lo'])} to {_shown(over['seed_hi'])} ({seeds[specs[0]]})"
         rows.append((label, *shown, _verdict(claim, parts), spread))
-    return pd.DataFrame(rows, columns=["model", "choice kept", "choice 95 %", "generation kept", "generation 95 %",
-                                       "difference", "difference 95 %", claim, "generation over seeds"])  # fmt: skip
+    return pd.DataFrame(
+        rows,
+        columns=[
+            "model",
+            "choice kept",
+            "choice 95 %",
+            "generation kept",
+            "generation 95 %",
+            "difference",
+            "difference 95 %",
+            claim,
+            "generation over seeds",
+        ],
+    )
 
 
 def _shown(number: float) -> str:

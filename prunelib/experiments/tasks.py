@@ -62,8 +62,10 @@ LETTERED = {"smoke": ("dense", "drop", "sparsify"), "quick": (), "full": ("dense
 def drop_specs(ch: Chapter) -> list[str]:
     """The drops of this run's profile, scaled to the depth of its model."""
     layers = ch.model["n_layers"]
-    counts = {kind: dict.fromkeys(max(1, layers * n // 30) for n in numbers)
-              for kind, numbers in DROPS[ch.run.part["profile"]].items()}  # fmt: skip
+    counts = {
+        kind: dict.fromkeys(max(1, layers * n // 30) for n in numbers)
+        for kind, numbers in DROPS[ch.run.part["profile"]].items()
+    }
     return [f"drop:{kind}:{n}" for kind, numbers in counts.items() for n in numbers]
 
 
@@ -167,8 +169,6 @@ def items(ch: Chapter):
     return load_items(_items_file(), ch.settings.passages, ch.seed)
 
 
-
-
 def kept(answers: pd.DataFrame, readouts: Sequence[str] = READOUTS, corrected: bool = True) -> pd.DataFrame:
     """Each model's score as a share of the dense one, both above chance, with 95 % intervals over passages.
 
@@ -241,8 +241,10 @@ def undefined(answers: pd.DataFrame, readouts: Sequence[str] = (CHOICE, WRITTEN)
         sums = stats.cluster_sums(stats.compared(dense, dense, guess), wide["passage_id"])
         if not stats.above_chance(sums):
             level = f"guessing ({np.mean(guess):.2f})" if guess.any() else "0"
-            why.append(f"the dense score in {LABELS[readout]} ({dense.mean():.2f}) cannot be told from {level}, "
-                       "so that no share of it is defined")  # fmt: skip
+            why.append(
+                f"the dense score in {LABELS[readout]} ({dense.mean():.2f}) cannot be told from {level}, "
+                "so that no share of it is defined"
+            )
     if wide["passage_id"].nunique() < 2:
         why.append("one passage gives no interval")
     return "; ".join(why).capitalize() + "." if why else "The dense model is above guessing in both read-outs."

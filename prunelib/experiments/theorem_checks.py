@@ -102,9 +102,7 @@ def remainder(theorem: str, seed: int = 0, points: int = 25) -> pd.DataFrame:
         for case, (base, change) in directions(theorem, seed).items():
             bound = evaluate(theorem, quantity, base, _resize(theorem, base, change, sizes))
             gap = (bound.exact - bound.estimate).abs()
-            allowed = torch.maximum(
-                (bound.upper - bound.estimate).abs(), (bound.estimate - bound.lower).abs()
-            )
+            allowed = torch.maximum((bound.upper - bound.estimate).abs(), (bound.estimate - bound.lower).abs())
             columns = {"size": sizes, "value": gap, "upper": allowed}
             frame = pd.DataFrame({name: column.numpy() for name, column in columns.items()})
             frames.append(frame.assign(quantity=quantity, case=case))
@@ -182,9 +180,7 @@ def _ascend(theorem, quantity, sizes, sign, seed, restarts, n, steps=300):
     best, violations = np.full(len(sizes), -np.inf), np.zeros(len(sizes), dtype=int)
     for _ in range(steps):
         optimiser.zero_grad()
-        bound = evaluate(
-            theorem, quantity, base, _resize(theorem, base, change, sizes[:, None])
-        )
+        bound = evaluate(theorem, quantity, base, _resize(theorem, base, change, sizes[:, None]))
         goal = sign * (bound.exact.log() - bound.estimate.log())
         # Below 1e-250 the ratio of two nearly underflown numbers means nothing.
         usable = torch.isfinite(goal) & (torch.minimum(bound.exact, bound.estimate) > 1e-250)

@@ -13,6 +13,7 @@ from prunelib.errors import PrunelibError
 from prunelib.experiments import layerwise
 from prunelib.experiments import theorem_checks as checks
 from prunelib.experiments.chapter import Chapter
+from prunelib.experiments.comparison import comparable, density, resolved, strips
 from prunelib.measure import theory
 from prunelib.measure.stats import bootstrap, correlation, share
 
@@ -36,10 +37,7 @@ _RELATIVE = {"T1": 1e-9, "T2": 1e-3, "T3": 1e-3}
 _UNDERFLOW = 1e-28
 _INDEX = ["prompt_id", "position", "layer", "sublayer"]
 _SITE = ["layer", "sublayer"]
-_BIN = 0.1  # width of a histogram bin, in decades
-_STRIP = 0.5  # width of a strip whose median is drawn, in decades
 _WITHIN = 2.0  # the factor that counts as near
-_FEW = 20  # a strip with fewer points has no median
 
 
 # ------------------------------------------------------------------ on paper
@@ -268,10 +266,12 @@ def _site_share(rows: pd.DataFrame, seed: int) -> tuple[float, float, float]:
 
 def _by_prompt_and_site(rows: pd.DataFrame, x: pd.Series) -> np.ndarray:
     """``x`` as [prompts, sites, points of both], NaN where there are fewer points."""
-    frame = pd.DataFrame({
-        "prompt": pd.factorize(rows["prompt_id"])[0],
-        "site": rows.groupby(_SITE, sort=False).ngroup().to_numpy(),
-    })
+    frame = pd.DataFrame(
+        {
+            "prompt": pd.factorize(rows["prompt_id"])[0],
+            "site": rows.groupby(_SITE, sort=False).ngroup().to_numpy(),
+        }
+    )
     frame["point"] = frame.groupby(["prompt", "site"]).cumcount()
     table = np.full(tuple(frame.max() + 1), np.nan)
     table[tuple(frame.to_numpy().T)] = x
@@ -304,22 +304,6 @@ def by_layer(rows: pd.DataFrame, by: str | list[str] = "layer") -> pd.DataFrame:
     return rows.groupby(by)[["size", "estimate", "measured", "ratio", "off"]].median()
 
 
-def comparable(rows: pd.DataFrame) -> pd.Series:
-    """Points the trace resolves: estimate or measurement above its resolution.
-
-    One of the two is enough: an estimate near 0 of a large deviation is a failure to show.
-    """
-    return rows[["estimate", "measured"]].max(axis=1) > rows["resolution"]
-
-
-def resolved(rows: pd.DataFrame) -> pd.DataFrame:
-    """The comparable points, with values below the resolution raised to it."""
-    rows = rows[comparable(rows)].copy()
-    for name in {"estimate", "measured", "refined"} & set(rows):
-        rows[name] = rows[name].clip(lower=rows["resolution"])
-    return rows
-
-
 def _median(who: pd.Series, x: pd.Series, seed: int) -> tuple[float, float, float]:
     # Plain floats in one block resample many times faster than a mixed table.
     values = np.column_stack([pd.factorize(who)[0], x])
@@ -340,28 +324,6 @@ def _pearson(who: pd.Series, x: pd.Series, y: pd.Series, seed: int) -> tuple[flo
         return (n * sxy - sx * sy) / np.sqrt(spread) if spread > 0 else np.nan
 
     return correlation(pd.DataFrame(sums.to_numpy(), columns=sums.columns), pearson)
-
-
-def density(rows: pd.DataFrame) -> pd.DataFrame:
-    """Two-dimensional histogram in decades: bin centres ``estimate, measured``, and ``count``."""
-    rows = resolved(rows)
-    bins = {name: np.floor(np.log10(rows[name]) / _BIN) for name in ("estimate", "measured")}
-    counts = pd.DataFrame(bins).value_counts(sort=False).rename("count").reset_index()
-    for name in bins:
-        counts[name] = 10 ** ((counts[name] + 0.5) * _BIN)
-    return counts
-
-
-def strips(rows: pd.DataFrame) -> pd.DataFrame:
-    """Median and 5 to 95 % of ``measured`` in strips of ``estimate`` half a decade wide."""
-    rows = resolved(rows)
-    rows = rows[rows["estimate"] > rows["resolution"]]  # not those raised to it
-    strip = np.floor(np.log10(rows["estimate"]) / _STRIP)
-    found = rows.groupby(strip)["measured"].quantile([0.05, 0.5, 0.95]).unstack()
-    found = found[rows.groupby(strip).size() >= _FEW]
-    centre = 10 ** ((found.index.to_numpy() + 0.5) * _STRIP)
-    columns = {"estimate": centre, "measured": found[0.5], "lo": found[0.05], "hi": found[0.95]}
-    return pd.DataFrame(columns).reset_index(drop=True)
 
 
 def theorem_on_model(ch: Chapter, theorem: str) -> pd.DataFrame:
@@ -408,8 +370,15 @@ def _content(traces) -> list[str]:
 
 # ------------------------------------------------------------------ what the claims say
 
-_FORMATS = {"ratio": ".3g", "factor": ".2f", "width": ".3g", "size": ".3g", "worst_layer": "d", "points": ",d",
-            "resolution": ".1e"}
+_FORMATS = {
+    "ratio": ".3g",
+    "factor": ".2f",
+    "width": ".3g",
+    "size": ".3g",
+    "worst_layer": "d",
+    "points": ",d",
+    "resolution": ".1e",
+}
 _FORMATS |= dict.fromkeys(("within10", "within2", "inside", "domain", "compared"), ".1%")
 
 

@@ -19,8 +19,15 @@ def attenuation(data: pd.DataFrame, style: Style) -> Drawn:
             rows = data[(data["sublayer"] == sublayer) & (data["kind"] == kind)].sort_values("layer")
             if kind == "measured":
                 axis.fill_between(rows["layer"], rows["q05"], rows["q95"], color=style.colours[0], alpha=0.2, lw=0)
-            axis.plot(rows["layer"], rows["median"], color=style.colours[i], ls=style.linestyles[i],
-                      marker=style.markers[i], ms=3, label=label)  # fmt: skip
+            axis.plot(
+                rows["layer"],
+                rows["median"],
+                color=style.colours[i],
+                ls=style.linestyles[i],
+                marker=style.markers[i],
+                ms=3,
+                label=label,
+            )
         axis.axhline(1, color=style.foreground, lw=0.9)
         axis.set(yscale="log", xlabel="layer", title=f"{sublayer_name(sublayer)} dropped")
     axes[0].set_ylabel(r"$(\|\Delta z_\perp\|/\|z\|)\,/\,(\|\Delta h_\perp\|/\|h\|)$")
@@ -54,11 +61,22 @@ def spectrum(data: pd.DataFrame, style: Style) -> Drawn:
     names = {"h": "stream $h$", "dh_perp": r"perturbation $\Delta h_\perp$"}
     for axis, (vector, title) in zip(axes, names.items(), strict=True):
         for i, (depth, rows) in enumerate(data[data["vector"] == vector].groupby("depth")):
-            axis.plot(rows["index"] + 1, rows["cumulative"], color=style.colours[i], ls=style.linestyles[i],
-                      label=f"quarter {depth:.0f} of the layers")  # fmt: skip
+            axis.plot(
+                rows["index"] + 1,
+                rows["cumulative"],
+                color=style.colours[i],
+                ls=style.linestyles[i],
+                label=f"quarter {depth:.0f} of the layers",
+            )
         axis.plot(gain["index"] + 1, gain["cumulative"], color=style.muted, lw=0.9, label="squared gain of $W$")
-        axis.plot(np.arange(1, d + 1), np.arange(1, d + 1) / d, color=style.foreground, lw=0.9,
-                  ls=style.linestyles[2], label="random direction")  # fmt: skip
+        axis.plot(
+            np.arange(1, d + 1),
+            np.arange(1, d + 1) / d,
+            color=style.foreground,
+            lw=0.9,
+            ls=style.linestyles[2],
+            label="random direction",
+        )
         axis.set(xscale="log", xlabel="singular directions of $W$, largest first", title=title, ylim=(0, 1.02))
     axes[0].set_ylabel("cumulative share")
     axes[1].legend(loc="upper left")
@@ -88,10 +106,18 @@ def centred(data: pd.DataFrame, style: Style) -> Drawn:
                 rows = data[
                     (data["lens"] == lens) & (data["sublayer"] == sublayer) & (data["version"] == version)
                 ].sort_values("layer")
-                axis.fill_between(rows["layer"], rows["mean_lo"], rows["mean_hi"], color=style.colours[i], alpha=0.25,
-                                  lw=0)  # fmt: skip
-                axis.plot(rows["layer"], rows["mean"], color=style.colours[i], ls=style.linestyles[i],
-                          marker=style.markers[i], ms=3, label=version)  # fmt: skip
+                axis.fill_between(
+                    rows["layer"], rows["mean_lo"], rows["mean_hi"], color=style.colours[i], alpha=0.25, lw=0
+                )
+                axis.plot(
+                    rows["layer"],
+                    rows["mean"],
+                    color=style.colours[i],
+                    ls=style.linestyles[i],
+                    marker=style.markers[i],
+                    ms=3,
+                    label=version,
+                )
             axis.set(yscale="log", title=f"{sublayer_name(sublayer)} dropped, {LENS_NAMES[lens]}")
         row[0].set_ylabel(r"mean $1-\cos(z)$")
     for axis in axes[1]:

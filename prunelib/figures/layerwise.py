@@ -25,15 +25,36 @@ def _layer_curves(data: pd.DataFrame, style: Style, sublayer: str) -> Drawn:
         colour = style.colours.vermillion if space == "p" else style.colours.blue
         axis.fill_between(raw["depth"], raw["min"], raw["max"], color=colour, alpha=0.12, lw=0, label="min–max")
         axis.fill_between(raw["depth"], raw["q05"], raw["q95"], color=colour, alpha=0.30, lw=0, label="5–95 %")
-        axis.errorbar(raw["depth"], raw["mean"], [raw["mean"] - raw["mean_lo"], raw["mean_hi"] - raw["mean"]],
-                      color=colour, marker="o", ms=2.6, lw=1.4, elinewidth=1, label="mean, 95 % interval")  # fmt: skip
+        axis.errorbar(
+            raw["depth"],
+            raw["mean"],
+            [raw["mean"] - raw["mean_lo"], raw["mean_hi"] - raw["mean"]],
+            color=colour,
+            marker="o",
+            ms=2.6,
+            lw=1.4,
+            elinewidth=1,
+            label="mean, 95 % interval",
+        )
         normed = ours[(ours["space"] == space) & (ours["lens"] == "normed")]
         if len(normed):
-            axis.plot(normed["depth"], normed["mean"], color=style.colours.green, ls=style.linestyles[3], lw=1.2,
-                      label="mean, normed lens")  # fmt: skip
+            axis.plot(
+                normed["depth"],
+                normed["mean"],
+                color=style.colours.green,
+                ls=style.linestyles[3],
+                lw=1.2,
+                label="mean, normed lens",
+            )
         theirs = paper[paper["space"] == space]
-        axis.plot(theirs["depth"], theirs["mean"], color=style.foreground, ls=style.linestyles[1], lw=1.1,
-                  label=f"paper ({source(f'fig:pruning_hierarchies_{sublayer}', 'logit')[0]})")  # fmt: skip
+        axis.plot(
+            theirs["depth"],
+            theirs["mean"],
+            color=style.foreground,
+            ls=style.linestyles[1],
+            lw=1.1,
+            label=f"paper ({source(f'fig:pruning_hierarchies_{sublayer}', 'logit')[0]})",
+        )
         axis.set(title=title, xlabel="relative depth")
     # Framed by the 5–95 % band: a few extreme tokens of one layer would flatten all the others.
     low = min(0.0, float(ours.loc[ours["lens"] == "raw", "q05"].min())) - 0.03
@@ -92,8 +113,9 @@ def amplification(data: pd.DataFrame, style: Style) -> Drawn:
             look = {"color": style.colours[i], "marker": style.markers[i], "ls": style.linestyles[i], "ms": 3}
             ratio.fill_between(rows["layer"], rows["q25"], rows["q75"], color=style.colours[i], alpha=0.2, lw=0)
             ratio.plot(rows["layer"], rows["median"], **look)
-            share.fill_between(rows["layer"], rows["share_lo"], rows["share_hi"], color=style.colours[i], alpha=0.2,
-                               lw=0)  # fmt: skip
+            share.fill_between(
+                rows["layer"], rows["share_lo"], rows["share_hi"], color=style.colours[i], alpha=0.2, lw=0
+            )
             share.plot(rows["layer"], rows["share"], label=LENS_NAMES[lens], **look)
         ratio.axhline(1, color=style.foreground, lw=0.9)
         # Where softmax is saturated the ratio falls to rounding; how far below 1 says no more.
@@ -130,10 +152,17 @@ def temperature(data: pd.DataFrame, style: Style) -> Drawn:
     for axis, (measure, title) in zip(axes, titles.items(), strict=True):
         for i, sublayer in enumerate(("attn", "mlp")):
             rows = data[(data["measure"] == measure) & (data["sublayer"] == sublayer)].sort_values("temperature")
-            axis.fill_between(rows["temperature"], rows["mean_lo"], rows["mean_hi"], color=style.colours[i],
-                              alpha=0.25, lw=0)  # fmt: skip
-            axis.plot(rows["temperature"], rows["mean"], color=style.colours[i], marker=style.markers[i],
-                      ls=style.linestyles[i], label=f"{sublayer_name(sublayer)} dropped")  # fmt: skip
+            axis.fill_between(
+                rows["temperature"], rows["mean_lo"], rows["mean_hi"], color=style.colours[i], alpha=0.25, lw=0
+            )
+            axis.plot(
+                rows["temperature"],
+                rows["mean"],
+                color=style.colours[i],
+                marker=style.markers[i],
+                ls=style.linestyles[i],
+                label=f"{sublayer_name(sublayer)} dropped",
+            )
             at_one = float(rows.loc[rows["temperature"] == 1, "mean"].iloc[0])
             t = rows["temperature"].to_numpy()
             label = "$1/T^2$ from $T=1$" if i else None

@@ -29,12 +29,23 @@ def memory(data: pd.DataFrame, style: Style) -> Drawn:
         if not len(rows):
             continue
         spread = [rows["ratio"] - rows["lo"], rows["hi"] - rows["ratio"]]
-        axis.errorbar(rows["bits"], rows["ratio"], spread, fmt=marker, color=colour, ms=8 if kind == "dense" else 3.5,
-                      elinewidth=1, label=KINDS[kind])  # fmt: skip
+        axis.errorbar(
+            rows["bits"],
+            rows["ratio"],
+            spread,
+            fmt=marker,
+            color=colour,
+            ms=8 if kind == "dense" else 3.5,
+            elinewidth=1,
+            label=KINDS[kind],
+        )
     _label_points(axis, data, style)
     axis.axhline(1, color=style.muted, lw=0.8)
-    axis.set(yscale="log", xlabel="stored bits a weight (masks, indices, scales and zero points included)",
-             ylabel="perplexity, dense = 1")  # fmt: skip
+    axis.set(
+        yscale="log",
+        xlabel="stored bits a weight (masks, indices, scales and zero points included)",
+        ylabel="perplexity, dense = 1",
+    )
     low, high = data["ratio"].min(), data["hi"].max()
     axis.set_ylim(min(0.93, 0.95 * low), 1.6 * high)
     axis.set_xlim(min(data["bits"]) - 0.8, 17.2)
@@ -68,8 +79,15 @@ def _label_points(axis, data: pd.DataFrame, style: Style) -> None:
             height = max(np.log(row.ratio), last + gap)
             last = height
             line = {"arrowstyle": "-", "color": style.muted, "lw": 0.5, "shrinkA": 0, "shrinkB": 3}
-            axis.annotate(row.label, (row.bits, row.ratio), (row.bits + 0.25, np.exp(height)), fontsize=7,
-                          color=style.foreground, va="center", arrowprops=line)  # fmt: skip
+            axis.annotate(
+                row.label,
+                (row.bits, row.ratio),
+                (row.bits + 0.25, np.exp(height)),
+                fontsize=7,
+                color=style.foreground,
+                va="center",
+                arrowprops=line,
+            )
 
 
 @figure("fig-methods-error", "Output error by layer", "07-methods")

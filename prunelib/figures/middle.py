@@ -26,8 +26,9 @@ def _compare(data: pd.DataFrame, style: Style, symbol: str, theorem: int) -> Dra
     for axis, (name, rows) in zip(axes[0], series.items(), strict=True):
         steps = np.arange(1, len(rows) + 1)
         axis.plot(steps, rows["measured"], color=style.colours.blue, lw=1.1, label="measured")
-        axis.plot(steps, rows["estimated"], color=style.colours.vermillion, lw=1.0, ls=style.linestyles[1],
-                  label="estimated")  # fmt: skip
+        axis.plot(
+            steps, rows["estimated"], color=style.colours.vermillion, lw=1.0, ls=style.linestyles[1], label="estimated"
+        )
         axis.set(xlabel="decoding step", title=name, ylim=(0, None))
     axes[0][0].set_ylabel(symbol)
     axes[0][0].legend(loc="upper right")
@@ -37,18 +38,47 @@ def _compare(data: pd.DataFrame, style: Style, symbol: str, theorem: int) -> Dra
     stats = {}
     for axis, lens in zip(axes[1], ("raw", "normed"), strict=True):
         rows = ours[ours["lens"] == lens]
-        axis.scatter(rows["measured"], rows["estimated"], s=5, color=style.colours.blue, alpha=0.5, lw=0,
-                     rasterized=True, label="this model")  # fmt: skip
+        axis.scatter(
+            rows["measured"],
+            rows["estimated"],
+            s=5,
+            color=style.colours.blue,
+            alpha=0.5,
+            lw=0,
+            rasterized=True,
+            label="this model",
+        )
         if lens == "raw":
-            axis.scatter(paper["measured"], paper["estimated"], s=12, marker=style.markers[2], facecolor="none",
-                         edgecolor=style.colours.vermillion, lw=0.7, label="paper", rasterized=True)  # fmt: skip
+            axis.scatter(
+                paper["measured"],
+                paper["estimated"],
+                s=12,
+                marker=style.markers[2],
+                facecolor="none",
+                edgecolor=style.colours.vermillion,
+                lw=0.7,
+                label="paper",
+                rasterized=True,
+            )
             axis.legend(loc="lower right")
         axis.plot([low, high], [low, high], color=style.foreground, lw=0.9)
         stats[lens] = _agreement(rows)
-        axis.text(0.03, 0.97, f"Pearson {stats[lens][0]:.3f}\nmedian ratio {stats[lens][1]:.3f}", va="top",
-                  transform=axis.transAxes, fontsize=8)  # fmt: skip
-        axis.set(xscale="log", yscale="log", xlabel=f"measured {symbol}", title=LENS_NAMES[lens],
-                 xlim=(low, high), ylim=(low, high))  # fmt: skip
+        axis.text(
+            0.03,
+            0.97,
+            f"Pearson {stats[lens][0]:.3f}\nmedian ratio {stats[lens][1]:.3f}",
+            va="top",
+            transform=axis.transAxes,
+            fontsize=8,
+        )
+        axis.set(
+            xscale="log",
+            yscale="log",
+            xlabel=f"measured {symbol}",
+            title=LENS_NAMES[lens],
+            xlim=(low, high),
+            ylim=(low, high),
+        )
     axes[1][0].set_ylabel(f"estimated {symbol}")
     theirs = _agreement(paper)
     r, n = stats["raw"], stats["normed"]

@@ -23,14 +23,29 @@ def kept(data: pd.DataFrame, style: Style) -> Drawn:
                 rows = own[(own["kind"] == kind) & (own["readout"] == readout)].sort_values("x")
                 if len(rows):
                     axis.fill_between(rows["x"], rows["lo"], rows["hi"], color=colour, alpha=0.13, lw=0)
-                    axis.plot(rows["x"], rows["kept"], color=colour, marker=marker, lw=weight,
-                              ls=style.linestyles[line], label=f"{KINDS[kind]}, {readout}")  # fmt: skip
+                    axis.plot(
+                        rows["x"],
+                        rows["kept"],
+                        color=colour,
+                        marker=marker,
+                        lw=weight,
+                        ls=style.linestyles[line],
+                        label=f"{KINDS[kind]}, {readout}",
+                    )
         axis.axhline(1, color=style.muted, lw=0.8)
         chance = own.loc[own["readout"] == "retrieval", "chance"].iloc[0]
         if pd.notna(chance):
             axis.axhline(chance, color=style.muted, lw=0.9, ls=style.linestyles[2])
-            axis.text(0.97, chance + 0.01, "random ranking", fontsize=7, color=style.muted, va="bottom", ha="right",
-                      transform=axis.get_yaxis_transform())  # fmt: skip
+            axis.text(
+                0.97,
+                chance + 0.01,
+                "random ranking",
+                fontsize=7,
+                color=style.muted,
+                va="bottom",
+                ha="right",
+                transform=axis.get_yaxis_transform(),
+            )
         axis.set(title=name, xlabel="% of layers dropped", xlim=(0, None))
     axes[0][0].set_ylabel("score, dense = 1")
     axes[0][0].set_ylim(-0.03, min(1.6, max(1.15, most(data["hi"]) + 0.05)))

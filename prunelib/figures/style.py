@@ -55,9 +55,7 @@ class Style:
     markers: tuple[str, ...] = ("o", "s", "^", "D", "v", "P")
     linestyles: tuple = _LINESTYLES
 
-    def subplots(
-        self, width: str = "text", height: float = 2.8, nrows: int = 1, ncols: int = 1, **options
-    ):
+    def subplots(self, width: str = "text", height: float = 2.8, nrows: int = 1, ncols: int = 1, **options):
         """A figure and its axes, as ``pyplot.subplots`` returns them.
 
         ``width`` is ``"text"`` (6.75 in) or ``"wide"`` (8.5 in), ``height`` is

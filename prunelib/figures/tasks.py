@@ -46,8 +46,9 @@ def _frame(axes, data: pd.DataFrame, style: Style) -> None:
         axis.axhline(0, color=style.muted, lw=0.9, ls=style.linestyles[2])
         axis.set_ylim(max(-0.6, min(-0.03, -most(-data["lo"]) - 0.03)), top)
     axes[0].set_ylabel("above guessing, dense = 1")
-    axes[0].text(0.03, 0.01, "guessing", fontsize=7, color=style.muted, va="bottom",
-                 transform=axes[0].get_yaxis_transform())  # fmt: skip
+    axes[0].text(
+        0.03, 0.01, "guessing", fontsize=7, color=style.muted, va="bottom", transform=axes[0].get_yaxis_transform()
+    )
 
 
 def most(numbers: pd.Series) -> float:
@@ -91,8 +92,11 @@ def dropping(data: pd.DataFrame, style: Style) -> Drawn:
     fig.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7)
     last = own[own["x"] > 0].groupby(["kind", "readout"]).tail(1).set_index(["kind", "readout"])["kept"]
     most = {kind: own.loc[(own["kind"] == kind), "x"].max() for kind in kinds}
-    words = "; ".join(f"{KINDS[k].split()[0]} at {most[k]:.0f} %: choice {number(last[k, 'choice'])}, generation "
-                      f"{number(last[k, 'generation'])}" for k in kinds)  # fmt: skip
+    words = "; ".join(
+        f"{KINDS[k].split()[0]} at {most[k]:.0f} %: choice {number(last[k, 'choice'])}, generation "
+        f"{number(last[k, 'generation'])}"
+        for k in kinds
+    )
     mean = own[own["x"] > 0].groupby("readout")["kept"].mean()
     caption = (
         f"**On the same items, multiple choice keeps {percent(mean['choice'])} of what its dense score has above "
@@ -173,8 +177,9 @@ def sparsity(data: pd.DataFrame, style: Style) -> Drawn:
         f"{_HOLLOW if len(reference) else ''}Dotted: guessing."
     )
     wide = pruned.pivot(index="label", columns="readout", values="kept")
-    listed = "; ".join(f"{label} {number(row['choice'])} and {number(row['generation'])}"
-                       for label, row in wide.iterrows())  # fmt: skip
+    listed = "; ".join(
+        f"{label} {number(row['choice'])} and {number(row['generation'])}" for label, row in wide.iterrows()
+    )
     return Drawn(fig, caption, f"Line charts of the share kept in multiple choice and generation. {listed}.")
 
 
@@ -186,8 +191,15 @@ def proxy(data: pd.DataFrame, style: Style) -> Drawn:
     axis.hlines(data.index, data["generation"], data["choice"], color=style.muted, lw=1)
     for readout, shift in (("choice", -0.12), ("generation", 0.12)):
         look, x = _looks(style)[readout], data[readout]
-        axis.errorbar(x, data.index + shift, xerr=[x - data[f"{readout}_lo"], data[f"{readout}_hi"] - x],
-                      fmt=look["marker"], color=look["color"], elinewidth=0.8, label=READOUTS[readout])  # fmt: skip
+        axis.errorbar(
+            x,
+            data.index + shift,
+            xerr=[x - data[f"{readout}_lo"], data[f"{readout}_hi"] - x],
+            fmt=look["marker"],
+            color=look["color"],
+            elinewidth=0.8,
+            label=READOUTS[readout],
+        )
     axis.axvline(1, color=style.muted, lw=0.8)
     axis.axvline(0, color=style.muted, lw=0.9, ls=style.linestyles[2])
     ends = pd.concat([data["choice_lo"], data["choice_hi"], data["generation_lo"], data["generation_hi"]])
@@ -221,8 +233,9 @@ def case(data: pd.DataFrame, style: Style) -> Drawn:
     """Probability of each written token, under the model that wrote it and under the dense one."""
     fig, axes = style.subplots(height=3.2, ncols=2, sharey=True)
     labels = list(dict.fromkeys(data["label"]))
-    for axis, column, title in zip(axes, ("p_own", "p_dense"), ("under its own writer", "under the dense model"),
-                                   strict=True):  # fmt: skip
+    for axis, column, title in zip(
+        axes, ("p_own", "p_dense"), ("under its own writer", "under the dense model"), strict=True
+    ):
         for i, label in enumerate(labels):
             rows = data[data["label"] == label].groupby("position")[column].mean().rolling(8, min_periods=1).mean()
             colour = style.foreground if label == labels[0] else style.colours[(i - 1) % 6]

@@ -263,8 +263,7 @@ def _model(theorem: str, data: pd.DataFrame, style: Style, nrows: int = 1):
 def _panel(ax, data: pd.DataFrame, norm: LogNorm, style: Style):
     cells = data[data["part"] == "density"]
     column, row = (
-        np.rint(np.log10(cells[name].to_numpy()) / _BIN - 0.5).astype(int)
-        for name in ("estimate", "measured")
+        np.rint(np.log10(cells[name].to_numpy()) / _BIN - 0.5).astype(int) for name in ("estimate", "measured")
     )
     grid = np.full((np.ptp(row) + 1, np.ptp(column) + 1), np.nan)
     grid[row - row.min(), column - column.min()] = cells["count"]

@@ -137,9 +137,7 @@ def logit_statistics(moments: dict[str, Tensor], vocab_size: int) -> dict[str, T
     m, v = moments, vocab_size
     mean_z, mean_dz = m["sum_z"] / v, m["sum_d"] / v
     alpha, beta = _parts(m["zz"], m["zd"], m["dd"])
-    centred = _parts(
-        m["zz"] - v * mean_z**2, m["zd"] - v * mean_z * mean_dz, m["dd"] - v * mean_dz**2
-    )
+    centred = _parts(m["zz"] - v * mean_z**2, m["zd"] - v * mean_z * mean_dz, m["dd"] - v * mean_dz**2)
     return {
         "one_minus_cos_z": cosine_from_parts(alpha, beta),
         "one_minus_cos_z_centred": cosine_from_parts(*centred),

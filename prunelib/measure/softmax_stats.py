@@ -70,10 +70,7 @@ def pair_statistics(
         for block in chains.split(plan.block):
             point, pair = _block_tables(block, head, dense, pruned, temperatures, plan, run)
             same = (block[:, dense] == block[:, pruned]).all(-1)
-            merged = {
-                t: _merge(point, pair, dense, pruned, t, k, same)
-                for k, t in enumerate(temperatures)
-            }
+            merged = {t: _merge(point, pair, dense, pruned, t, k, same) for k, t in enumerate(temperatures)}
             moments = _cap_moments(pair) if head.cap is not None else None
             parts.append((merged, moments))
     joined = {t: _cat([part[0][t] for part in parts]) for t in temperatures}
@@ -84,9 +81,7 @@ def _cat(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _block_tables(
-    block, head, dense, pruned, temperatures, plan: Plan, run
-) -> tuple[Tensor, Tensor]:
+def _block_tables(block, head, dense, pruned, temperatures, plan: Plan, run) -> tuple[Tensor, Tensor]:
     """Chunk summaries of one block: [chunks, sums, N, P] and [chunks, sums, N, K]."""
     n_items, points, _ = block.shape
     padded = math.ceil(n_items / plan.items) * plan.items
@@ -141,8 +136,7 @@ class _Buffers:
         self.d, self.g = space.get("d", by_pair, like), space.get("g", by_pair, like)
         # Only touched when there are several temperatures.
         self.by_point, self.by_pair, self.spare = (
-            space.get(name, size, like)
-            for name, size in (("point", shape), ("pair", by_pair), ("spare", by_pair))
+            space.get(name, size, like) for name, size in (("point", shape), ("pair", by_pair), ("spare", by_pair))
         )
 
 
@@ -234,9 +228,7 @@ def _merge(point, pair, dense, pruned, temperature, k, same) -> dict[str, Tensor
     mean_t = (factor * (weighted + offset * total)).sum(0) / norm
 
     first = 2 + _PAIR_SUMS * k
-    cross, cross_max, centre, r2, p2, r1, move, q2 = (
-        pair[:, first + i].double() for i in range(_PAIR_SUMS)
-    )
+    cross, cross_max, centre, r2, p2, r1, move, q2 = (pair[:, first + i].double() for i in range(_PAIR_SUMS))
     f_dense, f_pruned = factor[..., dense], factor[..., pruned]
     norm_d, norm_p = norm[..., dense], norm[..., pruned]
     centre = centre + offset[..., pruned] - offset[..., dense]
@@ -264,9 +256,7 @@ def _merge(point, pair, dense, pruned, temperature, k, same) -> dict[str, Tensor
         "entropy_dense": (norm.log() - mean_t * inv).clamp(min=0)[..., dense].expand(same.shape),
         "pmax_dense": (1 / norm)[..., dense].expand(same.shape),
         "top1_same": (tops.any(0) | same).double(),
-        "resolution": resolution(
-            torch.maximum(size[..., dense], size[..., pruned]), temperature, point.dtype
-        ),
+        "resolution": resolution(torch.maximum(size[..., dense], size[..., pruned]), temperature, point.dtype),
     }
     # Equal inputs may land in different places of a projection and differ in the last bit.
     zeroed = {n: v.clamp(min=0).masked_fill(same, 0.0) for n, v in deviations.items()}

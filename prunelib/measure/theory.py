@@ -33,8 +33,7 @@ _TINY = torch.finfo(torch.float64).tiny
 _ROUNDING = 64 * torch.finfo(torch.float64).eps
 
 # 1/(k+2)!, k = 17 … 0: below 1e-18 at |x| = 1, where the closed form takes over.
-_SERIES = tuple(1.0 / torch.lgamma(torch.tensor(k + 3.0, dtype=torch.float64)).exp().item()
-                for k in range(17, -1, -1))
+_SERIES = tuple(1.0 / torch.lgamma(torch.tensor(k + 3.0, dtype=torch.float64)).exp().item() for k in range(17, -1, -1))
 
 
 class Bound(NamedTuple):
@@ -342,9 +341,7 @@ def _statistics(**named):
     for name, value in zip(named, tensors, strict=True):
         _finite(value, name)
     as_tensor = any(isinstance(value, Tensor) for value in named.values())
-    return torch.broadcast_tensors(*tensors), lambda *out: tuple(
-        value if as_tensor else value.numpy() for value in out
-    )
+    return torch.broadcast_tensors(*tensors), lambda *out: tuple(value if as_tensor else value.numpy() for value in out)
 
 
 def _finite(value: Tensor, name: str) -> None:

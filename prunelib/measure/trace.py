@@ -111,8 +111,7 @@ def compare_states(
     chosen = _temperatures(lenses, temperatures)
     if h_dense.shape != h_pruned.shape or h_dense.dim() != 2 or h_dense.shape[1] != lm.d_model:
         raise PrunelibError(
-            f"states must both be [N, {lm.d_model}], got {list(h_dense.shape)} "
-            f"and {list(h_pruned.shape)}"
+            f"states must both be [N, {lm.d_model}], got {list(h_dense.shape)} and {list(h_pruned.shape)}"
         )
     states = torch.stack([h_pruned, h_dense], 1).to(lm.device)[:, None]
     with torch.no_grad():
@@ -160,13 +159,9 @@ def _measure(lm, states: Tensor, plan, chosen: dict[str, tuple[float, ...]], max
     z, p = {}, {}
     for lens, temperatures in chosen.items():
         x = _in_blocks(lambda h, lens=lens: {"x": apply_lens(lm, h, lens)}, flat, max_bytes)["x"]
-        p[lens], moments = pair_statistics(
-            x, head, plan.dense, plan.pruned, temperatures, max_bytes
-        )
+        p[lens], moments = pair_statistics(x, head, plan.dense, plan.pruned, temperatures, max_bytes)
         if moments is None:
-            moments = _in_blocks(
-                lambda x: linear_moments(head, x, plan.dense, plan.pruned), x, max_bytes
-            )
+            moments = _in_blocks(lambda x: linear_moments(head, x, plan.dense, plan.pruned), x, max_bytes)
         z[lens] = logit_statistics(moments, head.vocab_size)
     return h, z, p
 
@@ -232,10 +227,7 @@ def _tables(lm, index: dict[str, np.ndarray], found: list) -> TraceTables:
         first = {name: values[bad][0] for name, values in index.items()}
         where = ", ".join(f"{name} {value}" for name, value in first.items())
         raise PrunelibError(f"the stream of {lm.name} holds NaN, Inf or only zeros at {where}")
-    z = [
-        pd.DataFrame({**index, "lens": lens, **_numpy([part[1][lens] for part in found])})
-        for lens in found[0][1]
-    ]
+    z = [pd.DataFrame({**index, "lens": lens, **_numpy([part[1][lens] for part in found])}) for lens in found[0][1]]
     p = []
     for lens, by_temperature in found[0][2].items():
         for t in by_temperature:

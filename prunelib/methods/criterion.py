@@ -140,8 +140,9 @@ def _batches(lm, tokens, attention_mask, batch_size: int) -> list[tuple[dict, ob
         raise PrunelibError(f"calibration needs token ids [n, length], not {list(tokens.shape)}")
     if batch_size < 1:
         raise PrunelibError(f"batch_size must be at least 1, not {batch_size}")
-    lm.check_length(tokens.shape[1] if attention_mask is None else int(attention_mask.sum(-1).max()),
-                    "a calibration sequence")  # fmt: skip
+    lm.check_length(
+        tokens.shape[1] if attention_mask is None else int(attention_mask.sum(-1).max()), "a calibration sequence"
+    )
     if attention_mask is None:
         parts = [part.to(lm.device) for part in tokens.split(batch_size)]
         return [({"input_ids": part}, torch.ones_like(part, dtype=torch.bool)) for part in parts]

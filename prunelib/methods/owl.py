@@ -85,8 +85,10 @@ class OWL(Method):
         stretched = 2 * self.spread * (shares - shares.min()) / span if span > 0 else 0 * shares
         found = self.pattern.sparsity - (stretched - stretched.mean())
         if not (found.min() >= 0 and found.max() < 1):
-            raise PrunelibError(f"{self.spec} would remove {found.min():.2f} to {found.max():.2f} of a layer: "
-                                "choose a sparsity further from 0 and 1")  # fmt: skip
+            raise PrunelibError(
+                f"{self.spec} would remove {found.min():.2f} to {found.max():.2f} of a layer: "
+                "choose a sparsity further from 0 and 1"
+            )
         return found
 
 

@@ -119,8 +119,9 @@ def batches(lm, input_ids: Tensor, attention_mask: Tensor | None = None, batch_s
         raise PrunelibError(f"batch_size must be at least 1, not {batch_size}")
     if attention_mask is not None and attention_mask.shape != input_ids.shape:
         raise PrunelibError(f"attention_mask must be {list(input_ids.shape)}, not {list(attention_mask.shape)}")
-    lm.check_length(input_ids.shape[1] if attention_mask is None else int(attention_mask.sum(-1).max()),
-                    "a calibration sequence")  # fmt: skip
+    lm.check_length(
+        input_ids.shape[1] if attention_mask is None else int(attention_mask.sum(-1).max()), "a calibration sequence"
+    )
     found = []
     for first in range(0, len(input_ids), batch_size):
         rows = slice(first, first + batch_size)

@@ -41,8 +41,15 @@ class EncoderSpec:
     mlp_add: str | None = None
 
 
-_BERT = EncoderSpec("encoder.layer", "attention.self", "intermediate", "attention.output.dense", "output.dense",
-                    "attention.output", "output")  # fmt: skip
+_BERT = EncoderSpec(
+    "encoder.layer",
+    "attention.self",
+    "intermediate",
+    "attention.output.dense",
+    "output.dense",
+    "attention.output",
+    "output",
+)
 ENCODERS = {
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), _BERT),
     "mpnet": EncoderSpec("encoder.layer", "attention.attn", "intermediate", "attention.attn.o", "output.dense",
@@ -70,8 +77,9 @@ class Encoder:
         kind = getattr(getattr(inner, "config", None), "model_type", type(model[0]).__name__)
         if kind not in ENCODERS:
             known = ", ".join(ENCODERS)
-            raise PrunelibError(f"{name} is a {kind} model{nearest(kind, ENCODERS)}; encoders of these families "
-                                f"can be dropped: {known}")  # fmt: skip
+            raise PrunelibError(
+                f"{name} is a {kind} model{nearest(kind, ENCODERS)}; encoders of these families can be dropped: {known}"
+            )
         return cls(model, name, ENCODERS[kind], fingerprint(inner))
 
     @property
@@ -101,8 +109,11 @@ def check_name(name: str) -> None:
         return
     if path.is_dir() or name.startswith((".", "/", "~")):
         if not (path / "config.json").is_file():
-            raise PrunelibError(f"no such encoder folder: {name}" if not path.is_dir()
-                                else f"{name} is no sentence-transformers model: it has no config.json")  # fmt: skip
+            raise PrunelibError(
+                f"no such encoder folder: {name}"
+                if not path.is_dir()
+                else f"{name} is no sentence-transformers model: it has no config.json"
+            )
         return
     from huggingface_hub.errors import HFValidationError
 
@@ -136,9 +147,14 @@ def load_encoder(name: str, revision: str | None = None, device: str = "auto") -
     with quiet():
         try:
             local = source == name and hub.offline()
-            model = SentenceTransformer(source, revision=revision, device=str(resolve_device(device)),
-                                        local_files_only=local, trust_remote_code=False,
-                                        model_kwargs={"dtype": torch.float32, "use_safetensors": True})  # fmt: skip
+            model = SentenceTransformer(
+                source,
+                revision=revision,
+                device=str(resolve_device(device)),
+                local_files_only=local,
+                trust_remote_code=False,
+                model_kwargs={"dtype": torch.float32, "use_safetensors": True},
+            )
             _check_weights(model[0].auto_model, name)
         except PrunelibError:
             raise
@@ -154,8 +170,13 @@ def _check_weights(model: nn.Module, name: str) -> None:
     """Ask for the loading report, which sentence-transformers does not pass on: a missing weight is random."""
     from transformers import AutoModel
 
-    _, info = AutoModel.from_pretrained(model.config._name_or_path, local_files_only=True, trust_remote_code=False,
-                                        use_safetensors=True, output_loading_info=True)  # fmt: skip
+    _, info = AutoModel.from_pretrained(
+        model.config._name_or_path,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
     # A pooler is not part of the stream, and many encoders are saved without it; heads are not read.
     lacks = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if lacks:

@@ -47,8 +47,9 @@ def greedy(
     prefix = [0] * len(prompts)
     if can_share(lm, max(map(len, prompts), default=0) + max_new):
         prefix = shared_lengths(prompts, groups, [1] * len(prompts))
-    order = sorted(range(len(prompts)), key=lambda i: (prefix[i] > 0, prefix[i], tuple(prompts[i][: prefix[i]]),
-                                                       len(prompts[i])))  # fmt: skip
+    order = sorted(
+        range(len(prompts)), key=lambda i: (prefix[i] > 0, prefix[i], tuple(prompts[i][: prefix[i]]), len(prompts[i]))
+    )
     found: dict[int, Generated] = {}
     while order:
         rows = [i for i in order[:batch_size] if (prefix[i] > 0) == (prefix[order[0]] > 0)]

@@ -40,8 +40,7 @@ CODE = ("humaneval", "mbpp")
 """Beginnings of the names of tasks that run what a model writes; lm-eval would do so without a sandbox."""
 
 
-_UNSAFE = ("runs generated code, and lm-eval has no sandbox; HumanEval runs in one with "
-           "prunelib.tasks.humaneval")  # fmt: skip
+_UNSAFE = "runs generated code, and lm-eval has no sandbox; HumanEval runs in one with prunelib.tasks.humaneval"
 
 
 class Local(NamedTuple):
@@ -74,9 +73,23 @@ _WORD_PROBLEM = {
 }  # fmt: skip
 
 # Settings of a checkpoint that make even greedy text other than the most likely next token each time.
-_SHAPING = ("repetition_penalty", "no_repeat_ngram_size", "bad_words_ids", "min_length", "min_new_tokens", "num_beams",
-            "forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens", "sequence_bias",
-            "exponential_decay_length_penalty", "guidance_scale", "penalty_alpha", "stop_strings")  # fmt: skip
+_SHAPING = (
+    "repetition_penalty",
+    "no_repeat_ngram_size",
+    "bad_words_ids",
+    "min_length",
+    "min_new_tokens",
+    "num_beams",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "sequence_bias",
+    "exponential_decay_length_penalty",
+    "guidance_scale",
+    "penalty_alpha",
+    "stop_strings",
+)
 
 
 class Evaluated(NamedTuple):
@@ -89,9 +102,16 @@ class Evaluated(NamedTuple):
     samples: pd.DataFrame
 
 
-def evaluate(lm, task: str, limit: int | None = None, shots: int | None = None, batch_size: int = 32,
-             folder: str | Path | None = None, chat: bool = False,
-             progress: Callable[[int, int], None] | None = None) -> Evaluated:  # fmt: skip
+def evaluate(
+    lm,
+    task: str,
+    limit: int | None = None,
+    shots: int | None = None,
+    batch_size: int = 32,
+    folder: str | Path | None = None,
+    chat: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluated:
     """Score ``lm``, as it is now, on one benchmark.
 
     Parameters
@@ -117,8 +137,16 @@ def evaluate(lm, task: str, limit: int | None = None, shots: int | None = None, 
         from lm_eval import evaluator
 
         loaded = _load(task, asked, shots)
-        return _tidy(evaluator.evaluate(wrapped(lm, batch_size, progress), loaded, limit=limit, bootstrap_iters=0,
-                                        apply_chat_template=chat, fewshot_as_multiturn=True))  # fmt: skip
+        return _tidy(
+            evaluator.evaluate(
+                wrapped(lm, batch_size, progress),
+                loaded,
+                limit=limit,
+                bootstrap_iters=0,
+                apply_chat_template=chat,
+                fewshot_as_multiturn=True,
+            )
+        )
 
 
 @contextlib.contextmanager
@@ -296,8 +324,10 @@ def wrapped(lm, batch_size: int = 32, progress: Callable[[int, int], None] | Non
                 if not ids:
                     raise PrunelibError(f"{where}: the {name} gives no tokens, there is nothing to score")
             if tokens > self.max_length:
-                raise PrunelibError(f"{where} needs {tokens} tokens and {lm.name} reads {self.max_length}: use fewer "
-                                    "shots, or a limit before it")  # fmt: skip
+                raise PrunelibError(
+                    f"{where} needs {tokens} tokens and {lm.name} reads {self.max_length}: use fewer "
+                    "shots, or a limit before it"
+                )
 
     # A copy: lm-eval gives a tokenizer without a pad token one. The options of an item repeat its context.
     tokenizer = copy.deepcopy(lm.require_tokenizer())

@@ -63,8 +63,15 @@ def check(problem: dict, completion: str, limits: sandbox.Limits | None = None) 
     return sandbox.run(problem["prompt"] + completion, test, limits)
 
 
-def complete(lm: LM, prompts: Sequence[str], samples: int = 1, temperature: float = 0.0, max_new: int = NEW_TOKENS,
-             batch_size: int = 16, seed: int = 0) -> list[list[str]]:  # fmt: skip
+def complete(
+    lm: LM,
+    prompts: Sequence[str],
+    samples: int = 1,
+    temperature: float = 0.0,
+    max_new: int = NEW_TOKENS,
+    batch_size: int = 16,
+    seed: int = 0,
+) -> list[list[str]]:
     """``samples`` completions of every prompt, each cut where the function ends.
 
     Temperature 0 is greedy and gives one completion; above it, tokens are drawn from
@@ -104,8 +111,16 @@ def _sample(lm: LM, ids: list[list[int]], samples: int, temperature: float, max_
     return [texts[i : i + samples] for i in range(0, len(texts), samples)]
 
 
-def evaluate(lm: LM, limit: int | None = None, samples: int = 1, temperature: float = 0.0, max_new: int = NEW_TOKENS,
-             batch_size: int = 16, seed: int = 0, limits: sandbox.Limits | None = None) -> pd.DataFrame:  # fmt: skip
+def evaluate(
+    lm: LM,
+    limit: int | None = None,
+    samples: int = 1,
+    temperature: float = 0.0,
+    max_new: int = NEW_TOKENS,
+    batch_size: int = 16,
+    seed: int = 0,
+    limits: sandbox.Limits | None = None,
+) -> pd.DataFrame:
     """A row a completion: ``task_id, sample, completion, status, detail, passed``. Options as in :func:`complete`.
 
     Raises PrunelibError before anything is generated where programs cannot be run safely.
@@ -132,8 +147,10 @@ def pass_at_k(n, c, k: int) -> np.ndarray:
         raise PrunelibError(f"pass@{k} needs at least {max(k, 1)} samples of every problem, and k above 0")
     if ((c < 0) | (c > n)).any():
         raise PrunelibError("there cannot be more passes than samples, or fewer than none")
-    missed = [np.prod(1 - k / np.arange(a - b + 1, a + 1)) if a - b >= k else 0.0
-              for a, b in zip(n.ravel(), c.ravel(), strict=True)]  # fmt: skip
+    missed = [
+        np.prod(1 - k / np.arange(a - b + 1, a + 1)) if a - b >= k else 0.0
+        for a, b in zip(n.ravel(), c.ravel(), strict=True)
+    ]
     return 1 - np.array(missed, dtype=float).reshape(n.shape)
 
 

@@ -162,8 +162,14 @@ def landlock() -> None:
     rules = libc.syscall(CREATE_RULESET, attributes, size, 0)
     if rules < 0:
         raise Refused("Landlock takes no rules")
-    readable = {os.path.dirname(os.path.realpath(os.__file__)), sys.base_prefix + "/lib", "/usr/lib", "/lib", "/lib64",
-                "/usr/share/zoneinfo"}
+    readable = {
+        os.path.dirname(os.path.realpath(os.__file__)),
+        sys.base_prefix + "/lib",
+        "/usr/lib",
+        "/lib",
+        "/lib64",
+        "/usr/share/zoneinfo",
+    }
     for path in readable:
         if os.path.isdir(path):
             place = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -202,8 +208,13 @@ def seccomp() -> None:
         lines += [step(end, 0, 0, EPERM)]
     for numbers, argument, bits in MASKED.values():
         if numbers[which] is not None:
-            lines += [step(equal, 0, 4, numbers[which]), step(load, 0, 0, 16 + 8 * argument),
-                      step(some_bits, 0, 1, bits), step(end, 0, 0, EACCES), step(end, 0, 0, ALLOW)]  # fmt: skip
+            lines += [
+                step(equal, 0, 4, numbers[which]),
+                step(load, 0, 0, 16 + 8 * argument),
+                step(some_bits, 0, 1, bits),
+                step(end, 0, 0, EACCES),
+                step(end, 0, 0, ALLOW),
+            ]
     lines += [step(equal, 0, 1, CLONE3), step(end, 0, 0, ENOSYS), step(end, 0, 0, EPERM)]
     code = ctypes.create_string_buffer(b"".join(lines))
     program = struct.pack("HxxxxxxP", len(lines), ctypes.addressof(code))

@@ -95,8 +95,16 @@ def run(program: str, test: str = "", limits: Limits | None = None) -> Outcome:
         # The interpreter below a virtual environment: its library lies where everybody may read it.
         command = [getattr(sys, "_base_executable", sys.executable), "-I", "-S", "-B", _jail()]
         given = (verdict_in, report_in, answers_out)
-        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                 env={}, cwd="/", pass_fds=given, start_new_session=True)  # fmt: skip
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={},
+            cwd="/",
+            pass_fds=given,
+            start_new_session=True,
+        )
         for end in given:
             os.close(end)
             ends.remove(end)

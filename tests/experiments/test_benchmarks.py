@@ -13,9 +13,20 @@ from prunelib.tasks import harness
 
 
 def rows(spec, values):
-    return [{"task": "t", "benchmark": "t", "doc_id": i, "filter": "none", "shots": 0, "spec": spec, "label": spec,
-             "response": json.dumps("a text"), "metrics": json.dumps({"acc": value})}
-            for i, value in enumerate(values)]  # fmt: skip
+    return [
+        {
+            "task": "t",
+            "benchmark": "t",
+            "doc_id": i,
+            "filter": "none",
+            "shots": 0,
+            "spec": spec,
+            "label": spec,
+            "response": json.dumps("a text"),
+            "metrics": json.dumps({"acc": value}),
+        }
+        for i, value in enumerate(values)
+    ]
 
 
 def test_a_score_is_paired_with_dense_item_by_item():

@@ -224,8 +224,10 @@ def test_chapter_4_by_hand(ch, by_hand, tiny):
         assert found[f"head.{sublayer}.share_below_1"] == pytest.approx((part["ratio"] < 1).mean())
         assert found[f"head.{sublayer}.layers_below_1"] == (part.groupby("layer")["ratio"].median() < 1).sum()
         for kind in ("profile", "isotropic"):
-            logs = [abs(np.log(attenuation[sublayer, n, kind] / attenuation[sublayer, n, "measured"]))
-                    for n in range(LAYERS)]  # fmt: skip
+            logs = [
+                abs(np.log(attenuation[sublayer, n, kind] / attenuation[sublayer, n, "measured"]))
+                for n in range(LAYERS)
+            ]
             assert found[f"head.{sublayer}.{kind}_error"] == pytest.approx(np.exp(np.median(logs)) - 1)
     inner = by_hand[(by_hand["T"] == 1) & by_hand["layer"].isin(MIDDLE)]
     for lens, part in inner.groupby("lens"):
@@ -274,10 +276,20 @@ def made_up_traces(**changes) -> layerwise.Traces:
         inner = layer in MIDDLE
         h.append(index | {"one_minus_cos_h": 0.01, "beta_h": value["beta_h"]})
         about = {"one_minus_cos_z_centred": 0.02, "mean_z": 1.0, "norm_z": 10.0}
-        z.append(index | about | {"lens": "raw", "beta_z": value["beta_z"],
-                                  "one_minus_cos_z": value["z"] if inner else value["p"]})  # fmt: skip
-        z.append(index | about | {"lens": "normed", "beta_z": 0.4 * value["beta_h"] / value["beta_z"],
-                                  "one_minus_cos_z": value["z_normed"]})  # fmt: skip
+        z.append(
+            index
+            | about
+            | {"lens": "raw", "beta_z": value["beta_z"], "one_minus_cos_z": value["z"] if inner else value["p"]}
+        )
+        z.append(
+            index
+            | about
+            | {
+                "lens": "normed",
+                "beta_z": 0.4 * value["beta_h"] / value["beta_z"],
+                "one_minus_cos_z": value["z_normed"],
+            }
+        )
         p.append(index | {"lens": "raw", "temperature": 1.0, "one_minus_cos_p": value["p"] if inner else value["z"]})
         for T, turned in ((0.5, value["p_low"]), (1.0, value["p_normed"]), (2.0, value["p_normed"])):
             if T == 0.5 and not inner:  # as far on the other side of T = 1
@@ -310,8 +322,12 @@ def test_a_made_up_table_gives_the_known_verdict(tmp_path, monkeypatch, claim, c
     for module in (layerwise, head):
         monkeypatch.setattr(module, "layerwise", lambda ch: traces)
     spectrum = pd.DataFrame({"index": [0, 1], "sigma": [2.0, 1.0], "offset_share": [0.5, 0.1]})
-    sites = [{"prompt_id": f"p{n}", "sublayer": s, "layer": i} for n in range(6) for s in ("attn", "mlp")
-             for i in range(LAYERS)]  # fmt: skip
+    sites = [
+        {"prompt_id": f"p{n}", "sublayer": s, "layer": i}
+        for n in range(6)
+        for s in ("attn", "mlp")
+        for i in range(LAYERS)
+    ]
     profiles = pd.DataFrame([site | {"index": i, "energy_h": 0.5, "energy_dh": 0.5} for site in sites for i in (0, 1)])
     monkeypatch.setattr(head, "spectrum", lambda ch: spectrum)
     monkeypatch.setattr(head, "energy_profiles", lambda ch: profiles)

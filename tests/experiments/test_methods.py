@@ -19,8 +19,9 @@ SMALL = chapter.Profile(2, 4, 1, 3, 12, 1, 2, 3, 3, 2, 8)
 def open_chapter(tiny, tmp_path, monkeypatch):
     """``open_chapter()`` is a chapter of a tiny Llama in one run folder, as a notebook would open it."""
     lm = tiny("llama")
-    texts = [(f"t{i}", torch.randint(3, 97, (9 + i,), generator=torch.Generator().manual_seed(i)).tolist())
-             for i in range(3)]  # fmt: skip
+    texts = [
+        (f"t{i}", torch.randint(3, 97, (9 + i,), generator=torch.Generator().manual_seed(i)).tolist()) for i in range(3)
+    ]
     monkeypatch.setattr(methods, "held_out", lambda ch: texts)
     few = ["magnitude:0.5", "wanda:0.5", "sparsegpt:0.5", "rtn:4:g8"]
     monkeypatch.setattr(methods, "default_specs", lambda profile: few)
@@ -109,8 +110,10 @@ def test_every_kind_of_drop_goes_through_chapters_7_and_8(open_chapter, tmp_path
     assert tuple(tasks.chosen(ch, ",".join(ANY_DROP), [])) == ANY_DROP
 
     def ask(spec):
-        rows = [dict.fromkeys(tasks.READOUTS, float(n % 3 > 0)) | {"item_id": f"i{n}", "passage_id": f"p{n}"}
-                for n in range(9)]  # fmt: skip
+        rows = [
+            dict.fromkeys(tasks.READOUTS, float(n % 3 > 0)) | {"item_id": f"i{n}", "passage_id": f"p{n}"}
+            for n in range(9)
+        ]
         return pd.DataFrame(rows)
 
     found = tasks._each(ch, "answers", [("dense", 0), *((spec, 0) for spec in ANY_DROP)], lambda spec: {}, ask)

@@ -22,16 +22,32 @@ def _scores(choice: dict, generation: dict, passages=8):
             row["generation"] = float(i % 12 < generation[spec])
             about = {"item_id": f"i{i}", "passage_id": f"p{i // 3}", "chance": 0.25, "spec": spec, "label": label}
             rows.append(about | {"seed": 0} | row)
-    texts = pd.DataFrame([{"spec": s, "label": label, "seed": 0, "prompt_id": f"t{n}", "repeated": 0.1 * n,
-                           "distinct": 0.5, "surprise": 1.0 + n, "length": 9, "ended": bool(n % 2)}
-                          for s, label in SPECS.items() for n in range(4)])  # fmt: skip
+    texts = pd.DataFrame(
+        [
+            {
+                "spec": s,
+                "label": label,
+                "seed": 0,
+                "prompt_id": f"t{n}",
+                "repeated": 0.1 * n,
+                "distinct": 0.5,
+                "surprise": 1.0 + n,
+                "length": 9,
+                "ended": bool(n % 2),
+            }
+            for s, label in SPECS.items()
+            for n in range(4)
+        ]
+    )
     return pd.DataFrame(rows), texts
 
 
 @pytest.fixture
 def scores():
-    return _scores({"dense": 12, "drop:attn:8": 12, "drop:mlp:4": 9, "wanda:0.5": 6},
-                   {"dense": 6, "drop:attn:8": 3, "drop:mlp:4": 0, "wanda:0.5": 6})[0]  # fmt: skip
+    return _scores(
+        {"dense": 12, "drop:attn:8": 12, "drop:mlp:4": 9, "wanda:0.5": 6},
+        {"dense": 6, "drop:attn:8": 3, "drop:mlp:4": 0, "wanda:0.5": 6},
+    )[0]
 
 
 def test_shares_of_the_dense_score(scores):
@@ -125,8 +141,18 @@ def test_a_model_that_one_half_chooses_is_judged_on_the_other():
     for spec in ("dense", "lucky"):
         for i in range(48):
             good = float(spec == "dense" or (i // 3) % 2 == 0)
-            rows.append({"item_id": f"i{i}", "passage_id": f"p{i // 3}", "chance": 0.25, "spec": spec, "label": spec,
-                         "seed": 0, "choice": good, "generation": 1 - good if spec == "lucky" else 1.0})  # fmt: skip
+            rows.append(
+                {
+                    "item_id": f"i{i}",
+                    "passage_id": f"p{i // 3}",
+                    "chance": 0.25,
+                    "spec": spec,
+                    "label": spec,
+                    "seed": 0,
+                    "choice": good,
+                    "generation": 1 - good if spec == "lucky" else 1.0,
+                }
+            )
     found, let_pass = tasks.lost_where_choice_is_kept(pd.DataFrame(rows))
     assert let_pass == [["lucky"], []]
     assert found[0] == 0  # on the odd passages, which did not choose it, it loses nothing
@@ -145,8 +171,10 @@ def test_a_share_of_nothing_is_not_defined(dense, ch, tmp_path):
     from prunelib.experiments import task_tables
 
     levels = {"choice": 12, "generation": 6} | dense
-    some = _scores({"dense": levels["choice"], "drop:attn:8": 12, "drop:mlp:4": 9, "wanda:0.5": 6},
-                   {"dense": levels["generation"], "drop:attn:8": 3, "drop:mlp:4": 0, "wanda:0.5": 6})[0]  # fmt: skip
+    some = _scores(
+        {"dense": levels["choice"], "drop:attn:8": 12, "drop:mlp:4": 9, "wanda:0.5": 6},
+        {"dense": levels["generation"], "drop:attn:8": 3, "drop:mlp:4": 0, "wanda:0.5": 6},
+    )[0]
     missing = next(iter(dense))
     recorded = _Recorder()
     for chapter, claim in (("dropping", "C8"), ("sparsity", "C9")):
@@ -177,9 +205,20 @@ def test_a_dense_model_that_writes_nothing_leaves_retrieval_a_chapter(tmp_path):
 
     answers = _scores(dict.fromkeys(SPECS, 6), dict.fromkeys(SPECS, 0))[0]
     answers = answers[answers["spec"] != "wanda:0.5"]
-    rows = [{"query_id": str(i), "cluster": str(i // 3), "spec": spec, "label": spec, "documents": 8, "chance": 0.3,
-             "layers": 30} | dict.fromkeys(MEASURES, 0.0) for spec in ("dense", "drop:attn:8")
-            for i in range(24)]  # fmt: skip
+    rows = [
+        {
+            "query_id": str(i),
+            "cluster": str(i // 3),
+            "spec": spec,
+            "label": spec,
+            "documents": 8,
+            "chance": 0.3,
+            "layers": 30,
+        }
+        | dict.fromkeys(MEASURES, 0.0)
+        for spec in ("dense", "drop:attn:8")
+        for i in range(24)
+    ]
     nothing = pd.DataFrame(rows)
     table = retrieval.curves(SimpleNamespace(), nothing, nothing, answers)
     card = figures.draw("fig-retrieval-kept", table, tmp_path, {"model": {"name": "tiny"}})
@@ -192,8 +231,11 @@ def test_a_dense_model_that_writes_nothing_leaves_retrieval_a_chapter(tmp_path):
 def test_one_passage_defines_no_interval(ch, tmp_path):
     from prunelib.experiments import task_tables
 
-    one = _scores({"dense": 12, "drop:attn:8": 2, "drop:mlp:4": 1, "wanda:0.5": 0},
-                  {"dense": 3, "drop:attn:8": 1, "drop:mlp:4": 0, "wanda:0.5": 0}, passages=1)[0]  # fmt: skip
+    one = _scores(
+        {"dense": 12, "drop:attn:8": 2, "drop:mlp:4": 1, "wanda:0.5": 0},
+        {"dense": 3, "drop:attn:8": 1, "drop:mlp:4": 0, "wanda:0.5": 0},
+        passages=1,
+    )[0]
     recorded = _Recorder()
     task_tables.record(recorded, one, "dropping", "C8")
     value, lo, hi = recorded.values["dropping.generation"]
@@ -217,8 +259,14 @@ def test_figures_from_tables_alone(scores, ch, tmp_path):
 
     drops, sparse = scores[scores["spec"] != "wanda:0.5"], scores[~scores["spec"].str.startswith("drop")]
     texts = _scores(dict.fromkeys(SPECS, 6), dict.fromkeys(SPECS, 6))[1]
-    tokens = pd.DataFrame({"label": ["dense"] * 3 + ["Drop-4M"] * 3, "position": [0, 1, 2] * 2,
-                           "p_own": 0.9, "p_dense": [0.9] * 3 + [0.2] * 3})  # fmt: skip
+    tokens = pd.DataFrame(
+        {
+            "label": ["dense"] * 3 + ["Drop-4M"] * 3,
+            "position": [0, 1, 2] * 2,
+            "p_own": 0.9,
+            "p_dense": [0.9] * 3 + [0.2] * 3,
+        }
+    )
     drawn = {
         "fig-dropping-kept": task_tables.dropping(ch, drops),
         "fig-dropping-texts": tasks.texts_by_model(texts),

@@ -27,8 +27,10 @@ CHANCE = 0.25
 def population() -> tuple[dict, dict]:
     """Scores ``[passages, questions]`` in choice and generation, by model."""
     found = {file.stem.removeprefix("answers_"): pd.read_parquet(file) for file in REFERENCE.glob("answers_*")}
-    choice, written = ({name: rows[readout].to_numpy(float).reshape(-1, 3) for name, rows in sorted(found.items())}
-                       for readout in ("choice", "generation"))  # fmt: skip
+    choice, written = (
+        {name: rows[readout].to_numpy(float).reshape(-1, 3) for name, rows in sorted(found.items())}
+        for readout in ("choice", "generation")
+    )
     return choice, written
 
 
@@ -133,10 +135,14 @@ def test_what_is_lost_where_choice_is_kept(profile):
 @pytest.mark.parametrize("profile", PASSAGES)
 def test_ndcg_kept(profile):
     """nDCG of the language model's searches: a number between 0 and 1 a query."""
-    found = {file.stem: pd.read_parquet(file)["ndcg"].to_numpy(float).reshape(-1, 3)
-             for file in REFERENCE.glob("retrieval_*")}  # fmt: skip
-    encoder = {file.stem: pd.read_parquet(file)["ndcg"].to_numpy(float).reshape(-1, 3)
-               for file in REFERENCE.glob("encoder_all-minilm-l6-v2_*")}  # fmt: skip
+    found = {
+        file.stem: pd.read_parquet(file)["ndcg"].to_numpy(float).reshape(-1, 3)
+        for file in REFERENCE.glob("retrieval_*")
+    }
+    encoder = {
+        file.stem: pd.read_parquet(file)["ndcg"].to_numpy(float).reshape(-1, 3)
+        for file in REFERENCE.glob("encoder_all-minilm-l6-v2_*")
+    }
     for scores, name in ((found, "retrieval_dense"), (encoder, "encoder_all-minilm-l6-v2_dense")):
         dense = scores.pop(name)
         drawn = np.random.default_rng(2).integers(0, len(dense), (SAMPLES, PASSAGES[profile]))

@@ -40,9 +40,7 @@ def test_cosine_keeps_its_digits_for_tiny_angles(size):
 @pytest.mark.parametrize("factor", [1e-100, 1e-20, 1.0, 1e20, 1e100])
 def test_scale_changes_nothing(factor):
     a, b = pairs()
-    torch.testing.assert_close(
-        one_minus_cosine(a * factor, b * factor), one_minus_cosine(a, b), rtol=1e-9, atol=0
-    )
+    torch.testing.assert_close(one_minus_cosine(a * factor, b * factor), one_minus_cosine(a, b), rtol=1e-9, atol=0)
 
 
 def test_equal_vectors_give_exactly_zero_and_zero_vectors_nan():

@@ -91,9 +91,7 @@ def test_kl_is_the_integral_of_the_variance_along_the_path():
 def test_log_cosine_is_the_double_integral_of_the_variance():
     z, dz, _, _ = softmax_pair(size=0.7)
     # The sum of two uniform numbers has a triangular density: a double integral in one.
-    value, _ = integrate.quad(
-        lambda s: (1 - abs(1 - s)) * tilted_variance(2 * z, dz, s), 0, 2, points=[1.0]
-    )
+    value, _ = integrate.quad(lambda s: (1 - abs(1 - s)) * tilted_variance(2 * z, dz, s), 0, 2, points=[1.0])
     exact = float(theory.softmax_theorem(z, dz).exact)
     assert -math.log1p(-exact) == pytest.approx(value / 2, rel=1e-9)
 
@@ -362,9 +360,7 @@ def test_exact_values_keep_their_digits_at_any_range(spread, far):
 @pytest.mark.parametrize("scale", [1e-300, 1e-170, 1e-150, 1.0, 1e154, 1e170, 1e300])
 def test_the_length_of_h_does_not_matter(scale):
     h, dh = tensor([3.0, 4.0, 0.0]), tensor([0.2, -0.1, 0.5])
-    for found, wanted in zip(
-        theory.cosine_theorem(scale * h, scale * dh), theory.cosine_theorem(h, dh), strict=True
-    ):
+    for found, wanted in zip(theory.cosine_theorem(scale * h, scale * dh), theory.cosine_theorem(h, dh), strict=True):
         assert float(found) == pytest.approx(float(wanted), rel=1e-12)
 
 
@@ -405,8 +401,9 @@ def test_the_leading_remainder_is_the_third_cumulant():
     z, dz, size = draw(0, 60), draw(1, 60), 1e-4
     dz = size * dz
     for theorem, log_base, factor in (
-        (theory.kl_theorem, z, 1 / 6), (theory.softmax_theorem, 2 * z, 1 / 2),
-    ):  # fmt: skip
+        (theory.kl_theorem, z, 1 / 6),
+        (theory.softmax_theorem, 2 * z, 1 / 2),
+    ):
         weights = torch.softmax(log_base, -1)
         third = (weights * (dz - (weights * dz).sum()) ** 3).sum()
         bound = theorem(z, dz)

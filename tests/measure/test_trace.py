@@ -267,9 +267,7 @@ def test_dense_and_pruned_are_the_stream_with_and_without_the_sublayer(lm):
         if sublayer == "mlp" or lm.arch.is_parallel:
             torch.testing.assert_close(dense, after_mlp)
     last = list(sublayer_states(lm, ids, mask, chosen, layers=[lm.n_layers - 1]))[-1][2]
-    torch.testing.assert_close(
-        lm.unembed(last), logits.flatten(0, 1).float(), rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(lm.unembed(last), logits.flatten(0, 1).float(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("family_name", ["llama", "gemma2", "gpt_neox", "gpt2"])
@@ -277,8 +275,12 @@ def test_subsets_of_sites_give_the_same_numbers(tiny, family_name):
     lm = tiny(family_name)
     ids, mask, chosen = batch(lm)
     whole = trace_layers(lm, ids, mask, chosen)
-    for options in ({"layers": [0, 2]}, {"sublayers": ("attn",)}, {"sublayers": ("mlp",), "layers": [3]},
-                    {"layers": [1, 2]}):  # fmt: skip
+    for options in (
+        {"layers": [0, 2]},
+        {"sublayers": ("attn",)},
+        {"sublayers": ("mlp",), "layers": [3]},
+        {"layers": [1, 2]},
+    ):
         part = trace_layers(lm, ids, mask, chosen, **options)
         for space, index in (("h", INDEX), ("z", [*INDEX, "lens"]), ("p", [*INDEX, "lens", "temperature"])):
             some, every = getattr(part, space), getattr(whole, space)
@@ -308,9 +310,7 @@ def test_padding_and_batch_change_nothing(tiny, family_name, side):
             other = getattr(single, space)
             numbers = [c for c in some if c not in (*INDEX, "lens")]
             assert list(some["layer"]) == list(other["layer"])
-            np.testing.assert_allclose(
-                some[numbers].astype(float), other[numbers].astype(float), rtol=2e-3, atol=2e-5
-            )
+            np.testing.assert_allclose(some[numbers].astype(float), other[numbers].astype(float), rtol=2e-3, atol=2e-5)
 
 
 def test_position_mask_selects_and_names_rows(tiny):
@@ -372,18 +372,14 @@ def test_compare_states_is_the_core_of_the_trace(tiny):
         site = getattr(found, space).query(f"layer == {layer} and sublayer == '{sublayer}'")
         other = getattr(pairs, space)
         numbers = [c for c in other if c not in ("row", "lens")]
-        np.testing.assert_allclose(
-            site[numbers].astype(float), other[numbers].astype(float), rtol=1e-3, atol=3e-6
-        )
+        np.testing.assert_allclose(site[numbers].astype(float), other[numbers].astype(float), rtol=1e-3, atol=3e-6)
 
 
 def test_z_of_a_tiny_perturbation_keeps_its_digits(make_model):
     lm = LM.from_model(make_model("llama").double())
     dense = torch.randn(20, lm.d_model, dtype=torch.float64)
     step = torch.randn(20, lm.d_model, dtype=torch.float64)
-    found = [
-        compare_states(lm, dense, dense + size * step, lenses=("raw",)).z for size in (1e-3, 1e-6)
-    ]
+    found = [compare_states(lm, dense, dense + size * step, lenses=("raw",)).z for size in (1e-3, 1e-6)]
     ratio = found[0]["one_minus_cos_z"] / found[1]["one_minus_cos_z"]
     np.testing.assert_allclose(ratio, 1e6, rtol=2e-2)  # second order: (10³)², far below 1e-7
 

@@ -73,8 +73,10 @@ def test_statistics_against_a_hook_by_hand(lm, tokens):
 
 
 def test_inputs_are_shared_where_the_model_shares_them(tiny, tokens):
-    shared = [({w.path.rsplit(".")[-1] for w in e.members}, e.absorbed_by)
-              for e in input_stats(tiny("llama"), 0, batches(tiny("llama"), tokens))]
+    shared = [
+        ({w.path.rsplit(".")[-1] for w in e.members}, e.absorbed_by)
+        for e in input_stats(tiny("llama"), 0, batches(tiny("llama"), tokens))
+    ]
     assert shared == [
         ({"q_proj", "k_proj", "v_proj"}, "input_layernorm"),
         ({"o_proj"}, None),  # grouped queries: two heads read one value channel

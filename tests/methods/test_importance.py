@@ -41,8 +41,11 @@ def test_joint_ranks_both_kinds_in_one_list(tiny, tokens):
 def test_iterative_is_greedy(tiny, tokens, kind):
     """Each step by hand: drop what was chosen, capture the stream, take the highest cosine left."""
     lm, chosen = tiny("qwen2"), []
-    points = {"attn": ("resid_pre", "resid_mid"), "mlp": ("resid_mid", "resid_post"),
-              "block": ("resid_pre", "resid_post")}
+    points = {
+        "attn": ("resid_pre", "resid_mid"),
+        "mlp": ("resid_mid", "resid_post"),
+        "block": ("resid_pre", "resid_post"),
+    }
     for _ in range(3):
         with hooks.dropped(lm, chosen), hooks.captured(lm) as cap, torch.no_grad():
             lm.model(input_ids=tokens)
@@ -187,8 +190,10 @@ def test_importance_is_that_of_the_stream_and_not_of_the_normed_input(tiny, toke
     lm = tiny("llama")
     seen = {}
     block = lm.model.model.layers[1]
-    hooks_ = [block.input_layernorm.register_forward_hook(lambda _, args, out: seen.update(x=args[0], normed=out)),
-              block.self_attn.register_forward_hook(lambda _, args, out: seen.update(out=out[0]))]  # fmt: skip
+    hooks_ = [
+        block.input_layernorm.register_forward_hook(lambda _, args, out: seen.update(x=args[0], normed=out)),
+        block.self_attn.register_forward_hook(lambda _, args, out: seen.update(out=out[0])),
+    ]
     with torch.no_grad():
         lm.model(input_ids=tokens)
     for hook in hooks_:

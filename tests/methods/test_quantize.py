@@ -228,7 +228,7 @@ def test_awq_takes_the_best_exponent_by_the_error_on_the_tokens_themselves(weigh
     stats = InputStats.of(x)
     tried = []
     for i in range(20):
-        scale = (x.abs().mean(0) ** (i / 20))
+        scale = x.abs().mean(0) ** (i / 20)
         scale = scale / (scale.max() * scale.min()).sqrt()
         tried.append(method.grid.round(weight * scale) / scale)
     best = min(tried, key=lambda made: energy(made - weight, x))
@@ -240,8 +240,11 @@ def test_scaled_weights_can_be_folded_into_what_comes_before(tiny):
     lm = tiny("llama")
     layer, ids = lm.layers[1], torch.randint(3, 97, (2, 9), generator=torch.Generator().manual_seed(4))
     dense = lm.model(input_ids=ids).logits
-    readers = {"input_layernorm": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-               "post_attention_layernorm": ("mlp.gate_proj", "mlp.up_proj"), "mlp.up_proj": ("mlp.down_proj",)}
+    readers = {
+        "input_layernorm": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        "post_attention_layernorm": ("mlp.gate_proj", "mlp.up_proj"),
+        "mlp.up_proj": ("mlp.down_proj",),
+    }
     from prunelib import hooks
 
     for producer, names in readers.items():

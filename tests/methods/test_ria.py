@@ -19,8 +19,10 @@ def by_hand(power):
     w = WEIGHT.tolist()
     rows, columns = [sum(map(abs, row)) for row in w], [sum(abs(row[j]) for row in w) for j in range(8)]
     norms = [sum(x * x for x in INPUTS[:, j].tolist()) ** 0.5 for j in range(8)]
-    return [[(abs(v) / rows[i] + abs(v) / columns[j]) * norms[j] ** power for j, v in enumerate(row)]
-            for i, row in enumerate(w)]  # fmt: skip
+    return [
+        [(abs(v) / rows[i] + abs(v) / columns[j]) * norms[j] ** power for j, v in enumerate(row)]
+        for i, row in enumerate(w)
+    ]
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 0.0])
@@ -34,8 +36,9 @@ def test_mask_by_hand(text):
     pattern, scores = Pattern.parse(text), by_hand(0.5)
     places = [(i, j) for i in range(6) for j in range(8)]
     groups = [places] if not pattern.m else [places[k : k + 4] for k in range(0, 48, 4)]
-    gone = {p for group in groups
-            for p in sorted(group, key=lambda p: scores[p[0]][p[1]])[: pattern.removed(len(group))]}  # fmt: skip
+    gone = {
+        p for group in groups for p in sorted(group, key=lambda p: scores[p[0]][p[1]])[: pattern.removed(len(group))]
+    }
     made = RIA(pattern).compress(WEIGHT, InputStats.of(INPUTS))
     assert {(i, j) for i, j in places if made[i, j] == 0} == gone
 

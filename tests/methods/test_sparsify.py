@@ -51,8 +51,11 @@ def test_the_number_of_zeros_is_exact(method, text, weight, stats):
     if pattern.m:
         assert (zeros.view(ROWS, -1, pattern.m).sum(-1) == pattern.m - pattern.n).all()
     else:
-        assert zeros.sum() == (ROWS * int(pattern.fraction * WIDTH + 1e-9) if method is Wanda
-                               else int(pattern.fraction * ROWS * WIDTH + 1e-9))
+        assert zeros.sum() == (
+            ROWS * int(pattern.fraction * WIDTH + 1e-9)
+            if method is Wanda
+            else int(pattern.fraction * ROWS * WIDTH + 1e-9)
+        )
     if method is Wanda:
         assert (zeros.sum(1) == pattern.removed(WIDTH)).all()
 
@@ -164,8 +167,10 @@ def test_sparsegpt_against_an_unblocked_oracle(text, block, weight):
 def test_each_method_reconstructs_better_than_the_simpler_one(text, weight):
     pattern, x = Pattern.parse(text), correlated()
     stats = InputStats.of(x)
-    errors = [energy(m.compress(weight, stats) - weight, x)
-              for m in (SparseGPT(pattern), Wanda(pattern), Magnitude(pattern, per_row=True))]
+    errors = [
+        energy(m.compress(weight, stats) - weight, x)
+        for m in (SparseGPT(pattern), Wanda(pattern), Magnitude(pattern, per_row=True))
+    ]
     assert errors[0] < errors[1] < errors[2]
 
 
@@ -219,7 +224,14 @@ def test_real_size():
 
 
 def test_labels():
-    made = {f"{m(Pattern.parse(p)).spec} {m(Pattern.parse(p)).label}"
-            for m, p in itertools.product(METHODS, ("0.5", "2:4"))}
-    assert made == {"magnitude:0.5 Magnitude 50%", "magnitude:2:4 Magnitude 2:4", "wanda:0.5 Wanda 50%",
-                    "wanda:2:4 Wanda 2:4", "sparsegpt:0.5 SparseGPT 50%", "sparsegpt:2:4 SparseGPT 2:4"}
+    made = {
+        f"{m(Pattern.parse(p)).spec} {m(Pattern.parse(p)).label}" for m, p in itertools.product(METHODS, ("0.5", "2:4"))
+    }
+    assert made == {
+        "magnitude:0.5 Magnitude 50%",
+        "magnitude:2:4 Magnitude 2:4",
+        "wanda:0.5 Wanda 50%",
+        "wanda:2:4 Wanda 2:4",
+        "sparsegpt:0.5 SparseGPT 50%",
+        "sparsegpt:2:4 SparseGPT 2:4",
+    }

@@ -75,8 +75,10 @@ def test_dropping_is_running_with_a_zeroed_output(tiny_encoder, kind, layers):
 def test_nothing_of_a_dropped_sublayer_is_computed(tiny_encoder):
     block, spec = tiny_encoder.layers[1], tiny_encoder.spec
     ran = []
-    handles = [block.get_submodule(path).register_forward_hook(lambda *_, path=path: ran.append(path))
-               for path in (spec.attn_proj, spec.mlp_proj)]  # fmt: skip
+    handles = [
+        block.get_submodule(path).register_forward_hook(lambda *_, path=path: ran.append(path))
+        for path in (spec.attn_proj, spec.mlp_proj)
+    ]
     try:
         with enc.dropped(tiny_encoder, [Site("attn", 1)]):
             tiny_encoder.embed(TEXTS)

@@ -218,9 +218,18 @@ def test_nothing_is_printed_fetched_or_left_behind(made, folder, monkeypatch, ca
         raise AssertionError("a connection was tried")
 
     def state():
-        return (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), os.environ.copy(),
-                logging.root.manager.disable, logging.getLogger("lm_eval").level, constants.HF_HUB_OFFLINE,
-                datasets.is_progress_bar_enabled(), datasets.config.HF_HUB_OFFLINE, lm.tokenizer.pad_token)  # fmt: skip
+        return (
+            random.getstate(),
+            np.random.get_state()[1].tolist(),
+            torch.get_rng_state().tolist(),
+            os.environ.copy(),
+            logging.root.manager.disable,
+            logging.getLogger("lm_eval").level,
+            constants.HF_HUB_OFFLINE,
+            datasets.is_progress_bar_enabled(),
+            datasets.config.HF_HUB_OFFLINE,
+            lm.tokenizer.pad_token,
+        )
 
     lm, steps = made(), []
     monkeypatch.setattr(socket.socket, "connect", refuse)

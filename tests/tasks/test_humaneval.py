@@ -18,8 +18,11 @@ needs_sandbox = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox 
 def test_every_reference_solution_passes_and_an_empty_one_fails():
     problems = humaneval.problems()
     assert len(problems) == 164
-    failed = {one["task_id"]: outcome for one in problems
-              if not (outcome := humaneval.check(one, one["canonical_solution"])).passed}  # fmt: skip
+    failed = {
+        one["task_id"]: outcome
+        for one in problems
+        if not (outcome := humaneval.check(one, one["canonical_solution"])).passed
+    }
     assert not failed
     passed = [one["task_id"] for one in problems[:40] if humaneval.check(one, "    pass\n").passed]
     assert not passed

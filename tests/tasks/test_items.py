@@ -9,8 +9,11 @@ from prunelib.jsonl import read_jsonl
 from prunelib.tasks.items import contains, load_items, matches, normalize, token_f1
 from prunelib.tasks.readouts import demonstration
 
-ROW = {"id": "p1", "text": "A red hat.", "questions": [
-    {"id": "q1", "question": "Which hat?", "answer": "red", "distractors": ["blue", "green", "black"]}]}  # fmt: skip
+ROW = {
+    "id": "p1",
+    "text": "A red hat.",
+    "questions": [{"id": "q1", "question": "Which hat?", "answer": "red", "distractors": ["blue", "green", "black"]}],
+}
 
 
 def test_the_committed_items_load_whole():

@@ -39,7 +39,8 @@ def test_search_is_exact_and_leaves_unjudged_queries_out():
 def test_measures_are_those_computed_by_hand():
     table = retrieval.evaluate(retrieval.search(FIXED, CORPUS), CORPUS).set_index("query_id")
     assert table.loc["q"].to_dict() == pytest.approx(
-        {"ndcg": 1 / np.log2(3), "recall_1": 0.0, "recall_10": 1.0, "mrr": 0.5})  # fmt: skip
+        {"ndcg": 1 / np.log2(3), "recall_1": 0.0, "recall_10": 1.0, "mrr": 0.5}
+    )
     # grades 2 and 1 at places 1 and 3
     ndcg = (2 + 1 / np.log2(4)) / (2 + 1 / np.log2(3))
     assert table.loc["r"].to_dict() == pytest.approx({"ndcg": ndcg, "recall_1": 0.5, "recall_10": 1.0, "mrr": 1.0})
@@ -160,8 +161,11 @@ def test_shares_kept_are_paired_with_dense(monkeypatch):
     from prunelib.experiments import retrieval as chapter
 
     scores = {"dense": (1.0, 0.5, 0.5), "drop:attn:1": (0.5, 0.5, 0.0)}
-    rows = [{"query_id": q, "cluster": q, "spec": spec, "label": spec, "ndcg": x}
-            for spec, values in scores.items() for q, x in zip("abcdef", values * 2, strict=True)]  # fmt: skip
+    rows = [
+        {"query_id": q, "cluster": q, "spec": spec, "label": spec, "ndcg": x}
+        for spec, values in scores.items()
+        for q, x in zip("abcdef", values * 2, strict=True)
+    ]
     table = chapter.kept(pd.DataFrame(rows)).set_index("spec")
     assert table.loc["drop:attn:1", "kept"] == pytest.approx(0.5)
     assert table.loc["dense", ["lo", "hi"]].tolist() == [1, 1]

@@ -90,8 +90,7 @@ def _visit_links(translator, node) -> None:
     files = [(text, f"figures/{card['id']}{suffix}", why) for text, suffix, why in _FILES]
     files.insert(-2, ("notebook", f"notebooks/{card['notebook']}.ipynb", "the executed notebook"))
     links = (
-        f'<a href="{escape(_address(translator, path))}" title="{escape(why)}">{text}</a>'
-        for text, path, why in files
+        f'<a href="{escape(_address(translator, path))}" title="{escape(why)}">{text}</a>' for text, path, why in files
     )
     translator.body.append(f'<p class="figcard-links">{" ".join(links)}</p>\n')
     raise nodes.SkipNode

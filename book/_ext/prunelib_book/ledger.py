@@ -75,8 +75,10 @@ def _numbers(row: dict, before: str = "", after: str = "") -> list[nodes.paragra
     names = [f"{part['name']}: " for part in row["parts"]] or [""]
     shown = [val.typeset(facts.show(entry | {"fmt": ".3g"})) for entry in row["parts"] or [row]]
     marks = [before, *[""] * (len(shown) - 1)], [*[""] * (len(shown) - 1), after]
-    return [nodes.paragraph("", first + name, number, nodes.Text(last), classes=["claim-rule"] if before else [])
-            for first, name, number, last in zip(marks[0], names, shown, marks[1], strict=True)]  # fmt: skip
+    return [
+        nodes.paragraph("", first + name, number, nodes.Text(last), classes=["claim-rule"] if before else [])
+        for first, name, number, last in zip(marks[0], names, shown, marks[1], strict=True)
+    ]
 
 
 def _line(cells: list[list[nodes.Node]]) -> nodes.row:
