@@ -22,6 +22,9 @@ from prunelib.errors import PrunelibError
 _VAL = re.compile(r"\{val\}`([^`]+)`")
 _FIGCARD = re.compile(r"^\s*(?:`{3,}|:{3,})\{figcard\}\s*(\S+)", re.MULTILINE)
 _RENDERERS = ("sphinx", "jupyter-book", "sphinx-book-theme", "myst-nb", "sphinx-mathjax-offline")
+_DOCUMENTED = ("lm.py", "methods/apply.py", "methods/base.py", "measure/trace.py", "measure/theory.py")
+"""Modules whose docstrings a page shows (book/api.md)."""
+
 _CONF = '''"""Written by `prunelib book`: Jupyter Book's settings, with _config.yml on top."""
 
 from pathlib import Path
@@ -339,6 +342,7 @@ def _forget_if_outdated(work: Path, root: Path, partial: bool) -> None:
     files = [root / "_config.yml", root / "_toc.yml"]
     files += sorted((root / "book" / "_ext").rglob("*.py"))
     files += [Path(facts.__file__), Path(claims.__file__)]
+    files += [Path(facts.__file__).parent / name for name in _DOCUMENTED]
     state = {str(file): store.sha256(file) for file in files} | {"partial": partial}
     state |= {name: metadata.version(name) for name in _RENDERERS}
     if store.read_json(work / "state.json") != state:
