@@ -360,8 +360,11 @@ def load(name: str, revision: str | None = None, dtype: str | torch.dtype = "aut
     dtype : "auto" (float32 on a CPU, the checkpoint's own on a GPU) or a torch dtype name
     device : "auto" (cuda, else mps, else cpu) or a torch device name
 
-    Raises PrunelibError, one line each, for what a user can fix: unknown model,
-    no network and no cache, corrupt files, unsupported layout, NaN weights.
+    Raises
+    ------
+    PrunelibError
+        One line each, for what a user can fix: unknown model, no network and no cache, corrupt files,
+        unsupported layout, NaN weights.
     """
     where = resolve_device(device)
     wanted = resolve_dtype(dtype, where)

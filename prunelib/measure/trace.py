@@ -71,9 +71,14 @@ def trace_layers(
     max_bytes : bound of the memory used beyond the model's own forward pass and the
         tables, whatever the number of positions
 
-    Index columns: ``row`` of the batch, ``position`` in the sequence, ``layer``,
-    ``sublayer``. Raises PrunelibError for unknown names, T <= 0, positions on padding,
-    or a stream that holds NaN or Inf.
+    Returns
+    -------
+    Tables with the index columns ``row`` of the batch, ``position`` in the sequence, ``layer``, ``sublayer``.
+
+    Raises
+    ------
+    PrunelibError
+        For unknown names, T <= 0, positions on padding, or a stream that holds NaN or Inf.
     """
     chosen = _temperatures(lenses, temperatures)
     plan = layout(lm, sublayers, layers)

@@ -102,8 +102,14 @@ def compress(
     batch_size : rows of a forward pass; results depend on it only by rounding
     progress : called with (blocks done, blocks) of the walk
 
-    Returns a :class:`Compressed` for each spec, by its spec. Raises PrunelibError
-    for a bad spec, missing or bad calibration, or a model that a method cannot change.
+    Returns
+    -------
+    A :class:`Compressed` for each spec, by its spec.
+
+    Raises
+    ------
+    PrunelibError
+        For a bad spec, missing or bad calibration, or a model that a method cannot change.
     """
     methods = {one: parse(one) for one in specs}
     needing = [one for one, method in methods.items() if method.needs]
