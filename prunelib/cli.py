@@ -291,11 +291,13 @@ def compress_model(args) -> int:
 
 
 def _what_changed(manifest: dict) -> str:
+    said, rows = [], manifest["weights"]
+    if rows:
+        numel = sum(row["shape"][0] * row["shape"][1] for row in rows)
+        said.append(f"{len(rows)} matrices, {sum(row['zeros'] for row in rows) / numel:.1%} zeros")
     if manifest["drop"]:
-        return f"without {', '.join(manifest['drop'])}"
-    rows = manifest["weights"]
-    numel = sum(row["shape"][0] * row["shape"][1] for row in rows)
-    return f"{len(rows)} matrices, {sum(row['zeros'] for row in rows) / numel:.1%} zeros"
+        said.append(f"without {', '.join(manifest['drop'])}")
+    return ", ".join(said)
 
 
 def cite_figure(args) -> int:

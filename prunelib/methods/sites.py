@@ -27,6 +27,8 @@ class Sites(Method):
 
     @classmethod
     def parse(cls, setting: str) -> Self:
+        if "," in setting:
+            raise PrunelibError(f"sites are joined by +, as in {cls.example}, not 'sites:{setting}'")
         return cls(tuple(map(Site.parse, setting.split(JOIN))))
 
     @classmethod

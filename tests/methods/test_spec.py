@@ -77,6 +77,7 @@ def test_other_spellings_have_one_canonical_form(spec, canonical):
         ("drop:attn", "written as drop:attn:8"),
         ("sites:", "sites needs a setting, such as sites:attn:3"),
         ("sites:attn:x", "written as attn:12"),
+        ("sites:attn:3,attn:7", "sites are joined by [+], as in sites:attn:3.mlp:7"),
     ],
 )
 def test_refusals_say_what_would_be_right(spec, problem):
