@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RIA(Sparsifier):
-    """Remove the weights that are small for their row and for their column, and read little.
+    """Remove the weights that are small for their row and column and read little.
 
     Zhang et al. 2024, "Plug-and-Play: An Efficient Post-training Pruning Method for Large Language
     Models", eq. 3–4: score_ij = (|W_ij| / Σ_k |W_ik| + |W_ij| / Σ_k |W_kj|)·‖X_j‖₂^``power``. Unstructured

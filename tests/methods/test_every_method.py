@@ -81,7 +81,8 @@ def test_a_method_says_what_it_is(name):
     method = methods.registry()[name]
     assert method.kind in KINDS and method.title and method.usage.startswith(name)
     assert methods.parse(method.example).spec == method.example
-    assert (method.__doc__ or "").splitlines()[0].endswith(".")
+    first = (method.__doc__ or "").splitlines()[0]
+    assert first.endswith(".") and len(first) <= 80  # it stands in a line of --help
     assert method.invariances <= {"weights", "inputs", "row", "channel"} and set(method.defaults) <= set(PROFILES)
     if method is not methods.base.Dense:
         assert isinstance(method.look, Look) and hasattr(style.light().colours, method.look.colour)
