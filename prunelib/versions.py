@@ -19,7 +19,8 @@ PACKAGES = [
 ]
 # Sources that can change a number in any table, and packages of which a table depends on what it
 # imports; all others can only change how a table is shown.
-_SHARED = ("arch.py", "checkpoint.py", "fetch.py", "lm.py", "hooks.py", "text.py", "paper.py", "compress", "measure")
+_FILES = ("arch.py", "checkpoint.py", "fetch.py", "hooks.py", "jsonl.py", "lm.py", "paper.py", "text.py")
+_SHARED = (*_FILES, "measure", "methods")
 _GROWN = ("tasks", "experiments")
 
 

@@ -134,7 +134,8 @@ def test_the_code_digest_of_a_table_covers_what_its_module_imports():
     # shared, its own, imported at the head, imported inside a function, imported by an import
     needed = (
         "lm.py",
-        "compress/drop.py",
+        "methods/drop.py",
+        "methods/wanda.py",
         "experiments/tasks.py",
         "experiments/methods.py",
         "tasks/readouts.py",
@@ -142,6 +143,7 @@ def test_the_code_digest_of_a_table_covers_what_its_module_imports():
         "tasks/prefix.py",
     )
     assert names >= set(needed)
+    assert all((root / name).exists() for name in (*versions._SHARED, *versions._GROWN))
     assert not {name for name in names if name.startswith(("figures", "claims", "publish", "cli"))}
     theorems = {f.relative_to(root).as_posix() for f in versions._sources_of("prunelib.experiments.theorems", root)}
     assert not {name for name in theorems if name.startswith("tasks/")}
