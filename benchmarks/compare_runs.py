@@ -5,6 +5,7 @@
   python benchmarks/compare_runs.py before after
 
 Every table of the first run must be in the second, with equal entries to the bit; rows may come in another order.
+So must every value and claim of its manifest.
 ``--rename old=new`` says under which name a column or a table stands now; ``--more-rows`` allows rows that only the
 second run has, as after a new method. Tables and columns that only the second has are listed. Exit code 1 where
 anything differs.
@@ -16,7 +17,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from prunelib import store
+from prunelib.files import read_json
+from prunelib.runs.tables import read_table
 
 
 def compare(before: Path, after: Path, renamed: dict[str, str], more_rows: bool) -> tuple[list[str], list[str]]:
@@ -29,7 +31,7 @@ def compare(before: Path, after: Path, renamed: dict[str, str], more_rows: bool)
         if twin is None:
             found.append(f"{name}: only in {before}")
             continue
-        one, two = store.read_table(file).rename(columns=renamed), store.read_table(twin)
+        one, two = read_table(file).rename(columns=renamed), read_table(twin)
         if gone := [column for column in one if column not in two]:
             found.append(f"{name}: no column {', '.join(gone)}")
             continue
@@ -43,6 +45,17 @@ def compare(before: Path, after: Path, renamed: dict[str, str], more_rows: bool)
         if not one.equals(two):
             found.append(f"{name}: entries differ ({len(one)} and {len(two)} rows)")
     return found, others + [f"{name}: only in {after}" for name in new]
+
+
+def recorded(before: Path, after: Path) -> list[str]:
+    """Values and claims of the manifests that differ, in what they say or how they are written."""
+    old, new = (read_json(folder / "manifest.json") for folder in (before, after))
+    return [
+        f"{kind[:-1]} {name}: {entry} and {new[kind].get(name)}"
+        for kind in ("values", "claims")
+        for name, entry in old[kind].items()
+        if new[kind].get(name) != entry
+    ]
 
 
 def in_order(table: pd.DataFrame) -> pd.DataFrame:
@@ -68,9 +81,15 @@ def main() -> int:
         print(line)
     for line in found:
         print(f"DIFFERS  {line}")
+    said = recorded(options.before, options.after)
+    for line in said:
+        print(f"DIFFERS  {line}")
     count = len(list((options.before / "tables").glob("*.parquet")))
-    print(f"{count - len(found)} of {count} tables equal")
-    return bool(found)
+    entries = [len(read_json(options.before / "manifest.json")[kind]) for kind in ("values", "claims")]
+    print(
+        f"{count - len(found)} of {count} tables equal, {sum(entries) - len(said)} of {sum(entries)} values and claims"
+    )
+    return bool(found or said)
 
 
 if __name__ == "__main__":

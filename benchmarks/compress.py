@@ -76,8 +76,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def child(options, spec: str) -> dict:
     """The measurement of one method in a fresh process."""
-    facts = {"model": options.model, "sequences": options.sequences, "length": options.length,
-             "device": options.device, "specs": spec}  # fmt: skip
+    facts = {
+        "model": options.model,
+        "sequences": options.sequences,
+        "length": options.length,
+        "device": options.device,
+        "specs": spec,
+    }
     words = [f"--{name}={value}" for name, value in facts.items()]
     done = subprocess.run([sys.executable, __file__, *words, "--child"], check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -110,9 +115,18 @@ def measure(options) -> dict:
         wait()
         seconds = time.perf_counter() - start
     kept = sum(w.numel() * w.element_size() for w in made[options.specs].weights.values())
-    return {"spec": options.specs, "model": lm.name, "layers": lm.n_layers, "tokens": ids.numel(), "seconds": seconds,
-            "limit": limit, "peak_mib": peak.bytes / 2**20, "result_mib": kept / 2**20,
-            "threads": torch.get_num_threads(), "device": str(lm.device)}  # fmt: skip
+    return {
+        "spec": options.specs,
+        "model": lm.name,
+        "layers": lm.n_layers,
+        "tokens": ids.numel(),
+        "seconds": seconds,
+        "limit": limit,
+        "peak_mib": peak.bytes / 2**20,
+        "result_mib": kept / 2**20,
+        "threads": torch.get_num_threads(),
+        "device": str(lm.device),
+    }
 
 
 class Peak:

@@ -66,11 +66,11 @@ def readouts(lm, options):
     """(name, items, our run, {peer: its run}) of each read-out."""
     from lm_eval.models.huggingface import HFLM
 
+    from prunelib.engine.decode import generate
+    from prunelib.engine.text import load_prompts
     from prunelib.tasks import readouts as asked
-    from prunelib.tasks.generate import greedy
     from prunelib.tasks.items import LETTERS, load_items
     from prunelib.tasks.score import Request, loglikelihoods
-    from prunelib.text import load_prompts
 
     harness = HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=options.batch_size)
     items, shown = load_items()[: options.items], asked.demonstration()
@@ -104,7 +104,9 @@ def readouts(lm, options):
     groups = [item.passage_id for item in items]
 
     def short():
-        return [g.text for g in greedy(lm, encoded, asked.NEW_TOKENS, asked.STOP, groups, size)]
+        return [
+            g.text for g in generate(lm, encoded, asked.NEW_TOKENS, stop=asked.STOP, groups=groups, batch_size=size)
+        ]
 
     def short_generate():
         return generate(lm, encoded, asked.NEW_TOKENS, size, asked.STOP)
@@ -113,7 +115,7 @@ def readouts(lm, options):
     long = [lm.encode_one(p.text) for p in load_prompts("data/tasks/prompts_long.jsonl", options.texts)]
 
     def ours():
-        return [g.text for g in greedy(lm, long, options.tokens, batch_size=size)]
+        return [g.text for g in generate(lm, long, options.tokens, batch_size=size)]
 
     yield "longer texts", len(long), ours, {"generate": lambda: generate(lm, long, options.tokens, size)}
 
@@ -122,7 +124,7 @@ def generate(lm, prompts, new_tokens: int, size: int, stop=()) -> list[str]:
     """HF ``generate``, greedy, in length-sorted left-padded batches: what a careful user would write."""
     import torch
 
-    from prunelib.lm import pad
+    from prunelib.models.lm import pad
 
     found = {}
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -132,9 +134,14 @@ def generate(lm, prompts, new_tokens: int, size: int, stop=()) -> list[str]:
         batch = pad([prompts[i] for i in rows], lm.pad_id, "left", lm.device)
         with torch.inference_mode():
             out = lm.model.generate(
-                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], max_new_tokens=new_tokens,
-                do_sample=False, pad_token_id=lm.pad_id, eos_token_id=sorted(lm.eos_ids), **words,
-            )  # fmt: skip
+                input_ids=batch["input_ids"],
+                attention_mask=batch["attention_mask"],
+                max_new_tokens=new_tokens,
+                do_sample=False,
+                pad_token_id=lm.pad_id,
+                eos_token_id=sorted(lm.eos_ids),
+                **words,
+            )
         for i, ids in zip(rows, out[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
             end = next((n for n, token in enumerate(ids) if token in lm.eos_ids), len(ids))
             text = lm.decode(ids[:end])

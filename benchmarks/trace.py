@@ -61,15 +61,22 @@ def main(argv: list[str] | None = None) -> int:
         else peak_on_gpu(lm, batch, options)
     )
     result = {
-        "model": lm.name, "d_model": lm.d_model, "vocab_size": lm.vocab_size,
-        "n_layers": lm.n_layers, "positions": options.positions, "rounds": options.rounds,
+        "model": lm.name,
+        "d_model": lm.d_model,
+        "vocab_size": lm.vocab_size,
+        "n_layers": lm.n_layers,
+        "positions": options.positions,
+        "rounds": options.rounds,
         "sites_positions_per_s": {k: round(v, 1) for k, v in rate.items()},
         "ours_over_naive": round(median(r["ours"] / r["naive"] for r in rounds), 1),
         "share_of_gemm_rate": round(median(r["ours"] / r["gemm"] for r in rounds), 3),
-        "peak_extra_mib": round(bytes_used / 2**20), "max_bytes_mib": options.max_bytes >> 20,
-        "threads": torch.get_num_threads(), "device": str(lm.device),
-        "processor": processor(), "torch": torch.__version__,
-    }  # fmt: skip
+        "peak_extra_mib": round(bytes_used / 2**20),
+        "max_bytes_mib": options.max_bytes >> 20,
+        "threads": torch.get_num_threads(),
+        "device": str(lm.device),
+        "processor": processor(),
+        "torch": torch.__version__,
+    }
     report(result)
     if options.json:
         Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
@@ -131,10 +138,16 @@ def build(options):
     d, vocabulary, layers = options.shape
     torch.manual_seed(0)
     config = AutoConfig.for_model(
-        "llama", hidden_size=d, intermediate_size=8 * d // 3, num_hidden_layers=layers,
-        num_attention_heads=d // 64, num_key_value_heads=d // 64, vocab_size=vocabulary,
-        initializer_range=d**-0.5, tie_word_embeddings=True,
-    )  # fmt: skip
+        "llama",
+        hidden_size=d,
+        intermediate_size=8 * d // 3,
+        num_hidden_layers=layers,
+        num_attention_heads=d // 64,
+        num_key_value_heads=d // 64,
+        vocab_size=vocabulary,
+        initializer_range=d**-0.5,
+        tie_word_embeddings=True,
+    )
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).to(options.device)
     return prunelib.LM.from_model(model, name=f"random {d},{vocabulary},{layers}")
 
@@ -239,13 +252,25 @@ def naive_row(lm, after, before, lens: str) -> list[float]:
         return (weight * (dz - mean).square()).sum().item()
 
     return [
-        cosine(after, before), *parts(after, dh),
-        cosine(z, z_new), cosine(z - z.mean(), z_new - z_new.mean()), *parts(z, dz),
-        dz.square().mean().sqrt().item(), dz.mean().item(), z.mean().item(),
-        cosine(p, q), (p * (log_p - log_q)).sum().item(), (q * (log_q - log_p)).sum().item(),
-        variance(r), variance(p), variance(q), (dz.max() - dz.min()).item(),
-        -(p * log_p).sum().item(), p.max().item(), float(z.argmax() == z_new.argmax()),
-    ]  # fmt: skip
+        cosine(after, before),
+        *parts(after, dh),
+        cosine(z, z_new),
+        cosine(z - z.mean(), z_new - z_new.mean()),
+        *parts(z, dz),
+        dz.square().mean().sqrt().item(),
+        dz.mean().item(),
+        z.mean().item(),
+        cosine(p, q),
+        (p * (log_p - log_q)).sum().item(),
+        (q * (log_q - log_p)).sum().item(),
+        variance(r),
+        variance(p),
+        variance(q),
+        (dz.max() - dz.min()).item(),
+        -(p * log_p).sum().item(),
+        p.max().item(),
+        float(z.argmax() == z_new.argmax()),
+    ]
 
 
 def peak_memory(options) -> int:

@@ -9,9 +9,9 @@ __version__ = "0.1.0"
 
 # Public names: where each is defined, or the module that it is.
 _EXPORTS = {
-    "LM": "prunelib.lm:LM",
+    "LM": "prunelib.models.lm:LM",
     "compress": "prunelib.methods.apply:compress",
-    "load": "prunelib.lm:load",
+    "load": "prunelib.models.load:load",
     "methods": "prunelib.methods",
     "theory": "prunelib.measure.theory",
     "trace_layers": "prunelib.measure.trace:trace_layers",

@@ -1,18 +1,21 @@
-"""The ``prunelib`` command: run, book, compress, cite, whence, models, doctor.
+"""The ``prunelib`` command: run, book, reference, compress, cite, whence, models, doctor.
 
 Results go to stdout, progress to stderr. Exit codes: 0 ok, 1 a check failed,
 2 usage or bad input (one line on stderr, no traceback).
 """
 
-import argparse
-import ast
 import os
 import sys
+from dataclasses import fields
 from pathlib import Path
 
-from prunelib.errors import PrunelibError, nearest
+import click
 
-DEFAULT_RUN = Path("runs/smollm2-135m-instruct/quick")
+from prunelib import __version__
+from prunelib.errors import NotebookFailed, PrunelibError, nearest
+from prunelib.runs.options import DEFAULT_MODEL, FLAGS, RunOptions
+
+DEFAULT_RUN = Path("runs") / DEFAULT_MODEL / "quick"
 
 EPILOG = """\
 examples:
@@ -45,169 +48,130 @@ what was done to which model, on which tokens, and how many bits the weights wou
 """
 
 
-class Parser(argparse.ArgumentParser):
-    """Usage errors in one line, with the nearest valid word, exit code 2."""
+class _Command(click.Command):
+    """A command whose epilog is printed as it is written."""
 
-    def parse_known_args(self, args=None, namespace=None):
-        # Left to itself, argparse reports what a subcommand does not know above it, where its options are not known.
-        found, unknown = super().parse_known_args(args, namespace)
-        if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
-        return found, unknown
-
-    def format_help(self) -> str:
-        if self.epilog and "{usage}" in self.epilog:  # the methods are imported where they are to be listed
+    def format_epilog(self, ctx, formatter) -> None:
+        text = self.epilog or ""
+        if "{usage}" in text:  # the methods are imported where they are to be listed
             from prunelib.methods.base import usage
 
-            self.epilog = self.epilog.format(usage="\n".join(f"  {line}" for line in usage()))
-        return super().format_help()
-
-    def error(self, message: str):
-        if "invalid choice" in message and "'" in message:
-            word = ast.literal_eval(message.split("invalid choice: ")[1].rpartition(" (choose from")[0])
-            choices = [c for a in self._actions for c in (a.choices or ())]
-            message = f"unknown {message.split(':')[0].removeprefix('argument ')} '{word}'"
-            message += f"{nearest(word, choices)}; use one of {', '.join(choices)}"
-        elif message.startswith("unrecognized arguments: "):
-            word = message.removeprefix("unrecognized arguments: ").split()[0]
-            message = f"unknown argument {word}{nearest(word, self._option_string_actions)}"
-        raise PrunelibError(f"{message} (see `{self.prog} --help`)")
+            text = text.format(usage="\n".join(f"  {line}" for line in usage()))
+        if text:
+            formatter.write(f"\n{text}")
 
 
-def build_parser() -> Parser:
-    """The command line; each subcommand sets ``run``, the function that serves it."""
-    parser = Parser(
-        prog="prunelib",
-        description=__doc__.split("\n")[0],
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    import prunelib
+class _Group(_Command, click.Group):
+    """The commands; an unknown one is told with the nearest."""
 
-    parser.add_argument("--version", action="version", version=f"prunelib {prunelib.__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
+    command_class = _Command
 
-    def command(name, function, help, **options):
-        made = commands.add_parser(name, help=help, description=help, allow_abbrev=False, **options)
-        made.set_defaults(run=function)
-        return made
+    def invoke(self, ctx):
+        """Whoever reads the output may have seen enough, as in ``| head -1``: click would end in an error then."""
+        try:
+            code = super().invoke(ctx)
+            sys.stdout.flush()
+            return code
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
 
-    run = command("run", run_notebooks, "execute notebooks on a model; resumes what is unfinished")
-    run.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="05, 05-layerwise or a path; default: all")
-    _model_options(run)
-    run.add_argument("--profile", default="quick", help="smoke (seconds), quick (minutes) or full (hours)")
-    run.add_argument(
-        "-p",
-        dest="given",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a notebook parameter; may be repeated (see --dry-run for their names)",
-    )
-    run.add_argument("--out", default="", metavar="DIR", help="run folder (default runs/MODEL/PROFILE)")
-    run.add_argument("--fresh", action="store_true", help="compute everything again")
-    run.add_argument("--dry-run", action="store_true", help="print what would run, with all parameters")
+    def resolve_command(self, ctx, args):
+        name = args[0]
+        if self.get_command(ctx, name) is None:
+            known = self.list_commands(ctx)
+            raise click.UsageError(
+                f"unknown command '{name}'{nearest(name, known)}; use one of {', '.join(known)}", ctx
+            )
+        return super().resolve_command(ctx, args)
 
-    book = command("book", build_book, "check a run and render it to a site that needs no network")
-    book.add_argument(
-        "--run",
-        dest="folder",
+
+@click.group(
+    cls=_Group,
+    help="Executable companion to 'Demystifying When Pruning Works via Representation Hierarchies'.",
+    epilog=EPILOG,
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.version_option(__version__, message="prunelib %(version)s")
+def commands() -> None:
+    pass
+
+
+def _options(*names: str):
+    """The options of a run that a command takes, as :class:`~prunelib.runs.options.RunOptions` describes them."""
+
+    def decorate(function):
+        for one in reversed([one for one in fields(RunOptions) if one.name in names]):
+            about = one.metadata
+            name = f"--{one.name}"
+            function = click.option(
+                name, default=str(one.default), metavar=about["metavar"] or None, help=about["about"]
+            )(function)
+        return function
+
+    return decorate
+
+
+def _folder(flag: str, default: Path | None, text: str):
+    return click.option(
+        flag,
+        "folder",
         type=Path,
-        default=DEFAULT_RUN,
+        default=default,
+        required=default is None,
         metavar="DIR",
-        help=f"run folder (default {DEFAULT_RUN})",
+        help=text + (f" (default {default})" if default else ""),
     )
-    book.add_argument("--site", type=Path, default=Path("site"), metavar="DIR", help="output (default site/)")
-    book.add_argument(
-        "--reference",
-        nargs="?",
-        const="smollm2-135m-instruct",
-        metavar="MODEL",
-        help="render the committed reference run instead, without any model",
-    )
-
-    keep = command("reference", keep_reference, "keep a finished run as the committed reference of its model")
-    keep.add_argument("--run", dest="folder", type=Path, required=True, metavar="DIR", help="run folder")
-
-    compress = command(
-        "compress",
-        compress_model,
-        "save a pruned or quantized model that plain transformers loads",
-        epilog=COMPRESS_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    _model_options(compress)
-    compress.add_argument("--spec", required=True, help="what to do, for example wanda:2:4 (see below)")
-    compress.add_argument("--out", required=True, metavar="DIR", help="new folder for the compressed model")
-    texts = "self (default: sampled from the model), a .txt or .jsonl file, or hub:DATASET"
-    compress.add_argument("--calibration", default="self", metavar="TEXT", help=texts)
-    compress.add_argument("--sequences", default="32", metavar="N", help="calibration sequences (default 32)")
-    compress.add_argument("--length", default="128", metavar="N", help="tokens of each (default 128)")
-
-    cite = command("cite", cite_figure, "print the BibTeX entry of a figure")
-    cite.add_argument("figure", metavar="FIGURE-ID", help="for example fig-layerwise-attn")
-    cite.add_argument("--run", dest="folder", type=Path, default=DEFAULT_RUN, metavar="DIR", help="run folder")
-
-    whence = command("whence", tell_whence, "say which run, model, data and code drew a figure file")
-    whence.add_argument("file", type=Path, metavar="FILE", help="an SVG, PDF or PNG of the book")
-
-    models = command("models", list_models, "list model aliases: licence, size, cached or not")
-    models.add_argument("--fetch", metavar="ALIAS", help="download and unpack a model now")
-    models.add_argument("--refetch", metavar="ALIAS", help="discard a cached model and fetch it again")
-
-    command("doctor", examine, "check this environment and say how to fix it")
-    return parser
-
-
-def _model_options(command: argparse.ArgumentParser) -> None:
-    """Which model, where, and with which seed."""
-    add = command.add_argument
-    add(
-        "--model",
-        default="smollm2-135m-instruct",
-        metavar="ID",
-        help="alias (see `prunelib models`), hub id, local folder or .gguf file",
-    )
-    add("--revision", default="", metavar="SHA", help="hub branch, tag or commit")
-    add("--seed", default="0", metavar="N", help="seed of everything random (default 0)")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    add("--dtype", default="auto", help="auto, float32, bfloat16, float16, float64")
 
 
 # ---------------------------------------------------------------- commands
 
 
-def run_notebooks(args) -> int:
-    from prunelib import fetch, paths, runfolder, runner, sources
-    from prunelib.experiments import checks, run_folder
+@commands.command(help="Execute notebooks on a model; resumes what is unfinished.")
+@click.argument("notebooks", nargs=-1, metavar="[NOTEBOOK]...")
+@_options(*FLAGS)
+@click.option(
+    "-p",
+    "given",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="a notebook parameter; may be repeated (see --dry-run for their names)",
+)
+@click.option("--fresh", is_flag=True, help="compute everything again")
+@click.option("--dry-run", is_flag=True, help="print what would run, with all parameters")
+def run(notebooks, given, fresh, dry_run, **flags) -> int:
+    from prunelib import paths
+    from prunelib.chapters import checks
+    from prunelib.models import fetch
+    from prunelib.runs import folders, runner, sources
 
-    seed = runner.convert("seed", args.seed, 0)
-    common = {"model": args.model, "revision": args.revision, "profile": args.profile, "out": args.out,
-              "seed": seed, "device": args.device, "dtype": args.dtype}  # fmt: skip
-    books = sources.select(args.notebooks)
-    parameters = runner.plan(books, common, args.given)
+    options = RunOptions.of(flags | {"seed": runner.convert("seed", flags["seed"], 0)})
+    books = sources.select(list(notebooks))
+    parameters = runner.parameters_of(books, options, list(given))
     changed = {b.id: {k: v for k, v in parameters[b.id].items() if v != b.defaults[k]} for b in books}
     for book in books:
-        checks.check(book.id, changed[book.id])
-    folder = run_folder(args.model, args.revision, args.profile, args.out)
-    if args.dry_run:
+        checks.check(book.chapter, changed[book.id])
+    beside = runner.beside(options)
+    folder = options.folder
+    if dry_run:
         print(f"run folder: {folder}")
         for book in books:
             words = " ".join(f"{k}={v!r}" for k, v in parameters[book.id].items())
             print(f"{book.id}: {words}")
         return 0
-    runfolder.refuse_foreign(folder)
-    if not args.fresh:
-        runfolder.refuse_other(folder, parameters, {"slug": paths.slugify(args.model, args.revision)})
-    source = fetch.fetch(args.model, args.revision or None)  # the long download happens here, once, with a bar
+    folders.refuse_foreign(folder)
+    if not fresh:
+        folders.refuse_other(folder, parameters, {"slug": paths.slugify(options.model, options.revision)})
+    revision = options.revision or None
+    source = fetch.fetch(options.model, revision)  # the long download happens here, once, with a bar
     for book in books:
-        checks.fits(book.id, changed[book.id], source.path)
-    identity = runner.identity(args.model, args.revision or None, args.profile)
+        checks.fits(book.chapter, changed[book.id], source.path)
+    identity = runner.identity(options.model, revision, beside)
     screen = _Screen()
     with runner.locked(folder):
-        if args.fresh:
-            runfolder.discard(folder)
+        if fresh:
+            folders.discard(folder)
         for number, book in enumerate(books, 1):
             head = f"[{number}/{len(books)}] {book.id}"
             if runner.is_done(folder, book, parameters[book.id], identity):
@@ -225,68 +189,99 @@ def run_notebooks(args) -> int:
     return 0
 
 
-def build_book(args) -> int:
-    from prunelib import publish, reference
+@commands.command(help="Check a run and render it to a site that needs no network.")
+@_folder("--run", DEFAULT_RUN, "run folder")
+@click.option("--site", type=Path, default=Path("site"), metavar="DIR", help="output (default site/)")
+@click.option(
+    "--reference",
+    is_flag=False,
+    flag_value=DEFAULT_MODEL,
+    metavar="[MODEL]",
+    help="render the committed reference run instead, without any model",
+)
+def book(folder, site, reference) -> int:
+    from prunelib.chapters import load_figures
+    from prunelib.report import publish
+    from prunelib.report import reference as references
 
-    folder, current = args.folder, args.reference is None
-    if not current:
-        work = args.site.resolve().parent / "_build" / "reference"
-        folder = reference.restore(reference.folder(args.reference), work)
+    load_figures()
+    if reference is not None:
+        work = site.resolve().parent / "_build" / "reference"
+        folder = references.restore(references.folder(reference), work)
     if not (folder / "manifest.json").is_file():
         raise PrunelibError(f"no run in {folder}: start with `prunelib run`, or name a run with --run")
     try:
-        print(publish.build(folder, args.site, current=current))
+        print(publish.build(folder, site, current=reference is None))
     except publish.NotPublishable as error:
         print(f"prunelib: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def keep_reference(args) -> int:
-    from prunelib import reference
+@commands.command(help="Keep a finished run as the committed reference of its model.")
+@_folder("--run", None, "run folder")
+def reference(folder) -> int:
+    from prunelib.chapters import load_figures
+    from prunelib.report import reference as references
 
-    print(reference.save(args.folder))
+    load_figures()
+    print(references.save(folder))
     return 0
 
 
-def compress_model(args) -> int:
-    from prunelib import runner
+@commands.command(help="Save a pruned or quantized model that plain transformers loads.", epilog=COMPRESS_EPILOG)
+@_options("model", "revision", "seed", "device", "dtype")
+@click.option("--spec", required=True, metavar="SPEC", help="what to do, for example wanda:2:4 (see below)")
+@click.option("--out", required=True, metavar="DIR", help="new folder for the compressed model")
+@click.option(
+    "--calibration",
+    default="self",
+    metavar="TEXT",
+    help="self (default: sampled from the model), a .txt or .jsonl file, or hub:DATASET",
+)
+@click.option("--sequences", default="32", metavar="N", help="calibration sequences (default 32)")
+@click.option("--length", default="128", metavar="N", help="tokens of each (default 128)")
+def compress(model, revision, seed, device, dtype, spec, out, calibration, sequences, length) -> int:
     from prunelib.methods import parse
+    from prunelib.runs import runner
+    from prunelib.runs.options import check_seed
 
-    method = parse(args.spec)
+    method = parse(spec)
     if method.spec == "dense":
         raise PrunelibError("dense is the model as it is: there is nothing to compress")
-    from prunelib.experiments.chapter import check_seed
-    from prunelib.methods.save import check_target, refuse_dropped, save
+    from prunelib.methods.save import check_target, save
+    from prunelib.models.dropped import refuse_dropped
 
-    check_target(args.out)
-    sizes = {name: runner.convert(name, getattr(args, name), 0) for name in ("sequences", "length", "seed")}
+    check_target(out)
+    given = {"sequences": sequences, "length": length, "seed": seed}
+    sizes = {name: runner.convert(name, text, 0) for name, text in given.items()}
     check_seed(sizes["seed"])
     screen = _Screen()
     try:
-        from prunelib import lm as models
-        from prunelib import store, text
+        from prunelib.engine import text
         from prunelib.methods.apply import compress
+        from prunelib.models.load import load
+        from prunelib.runs import environment
 
-        lm = models.load(args.model, args.revision or None, args.dtype, args.device)
+        lm = load(model, revision or None, dtype, device)
         refuse_dropped(lm)
         tokens = None
         if method.needs:
-            screen.status(f"calibration: {args.sequences} × {args.length} tokens, {args.calibration} …")
-            tokens = text.calibration(lm, args.calibration, sizes["sequences"], sizes["length"], sizes["seed"])
+            screen.status(f"calibration: {sequences} × {length} tokens, {calibration} …")
+            tokens = text.calibration(lm, calibration, sizes["sequences"], sizes["length"], sizes["seed"])
         show = lambda done, total: screen.status(f"{method.label}: block {done}/{total}")  # noqa: E731
         screen.status(f"{method.label} …")
-        made = compress(lm, [args.spec], tokens.ids if tokens else None, progress=show)[args.spec]
-        screen.status(f"writing {args.out} …")
-        about = {"code": store.code_version(), "packages": store.packages()}
-        manifest = save(lm, made, args.out, tokens, sizes["seed"] if tokens else None, about)
+        made = compress(lm, [spec], tokens.ids if tokens else None, progress=show)[spec]
+        screen.status(f"writing {out} …")
+        about = {"code": environment.code_version(), "packages": environment.packages()}
+        manifest = save(lm, made, out, tokens, sizes["seed"] if tokens else None, about)
     except KeyboardInterrupt:
-        screen.line(f"prunelib: interrupted; nothing was written to {args.out}")
+        screen.line(f"prunelib: interrupted; nothing was written to {out}")
         return 130
     finally:
         screen.status("")
-    print(args.out)
-    print(f"{made.label} of {args.model}: {_what_changed(manifest)}, {made.bits_per_weight:.2f} bits a block weight")
+    print(out)
+    print(f"{made.label} of {model}: {_what_changed(manifest)}, {made.bits_per_weight:.2f} bits a block weight")
     return 0
 
 
@@ -300,38 +295,46 @@ def _what_changed(manifest: dict) -> str:
     return ", ".join(said)
 
 
-def cite_figure(args) -> int:
-    from prunelib import figures
+@commands.command(help="Print the BibTeX entry of a figure.")
+@click.argument("figure", metavar="FIGURE-ID")
+@_folder("--run", DEFAULT_RUN, "run folder")
+def cite(figure, folder) -> int:
+    from prunelib.report import figures
 
-    cards = sorted(p.stem for p in (args.folder / "figures").glob("fig-*.json"))
+    cards = sorted(p.stem for p in (folder / "figures").glob("fig-*.json"))
     if not cards:
-        raise PrunelibError(f"no figures in {args.folder}: run `prunelib run` first, or name a run with --run")
-    if args.figure not in cards:
-        near = nearest(args.figure, cards)
-        raise PrunelibError(f"unknown figure '{args.figure}'{near}; there are {', '.join(cards)}")
-    print(figures.bibtex(figures.load_card(args.folder / "figures", args.figure)))
+        raise PrunelibError(f"no figures in {folder}: run `prunelib run` first, or name a run with --run")
+    if figure not in cards:
+        near = nearest(figure, cards)
+        raise PrunelibError(f"unknown figure '{figure}'{near}; there are {', '.join(cards)}")
+    print(figures.bibtex(figures.load_card(folder / "figures", figure)))
     return 0
 
 
-def tell_whence(args) -> int:
+@commands.command(help="Say which run, model, data and code drew a figure file (SVG, PDF or PNG).")
+@click.argument("file", type=Path, metavar="FILE")
+def whence(file) -> int:
     import json
 
-    from prunelib import figures
+    from prunelib.report.provenance import read_provenance
 
-    print(json.dumps(figures.read_provenance(args.file), indent=2, sort_keys=True))
+    print(json.dumps(read_provenance(file), indent=2, sort_keys=True))
     return 0
 
 
-def list_models(args) -> int:
-    from prunelib import doctor, fetch
+@commands.command(help="List model aliases: licence, size, cached or not.")
+@click.option("--fetch", "wanted", metavar="ALIAS", help="download and unpack a model now")
+@click.option("--refetch", metavar="ALIAS", help="discard a cached model and fetch it again")
+def models(wanted, refetch) -> int:
+    from prunelib.models import fetch
 
-    if args.fetch:
-        print(fetch.fetch(args.fetch).path)
+    if wanted:
+        print(fetch.fetch(wanted).path)
         return 0
-    if args.refetch:
-        print(fetch.refetch(args.refetch))
+    if refetch:
+        print(fetch.refetch(refetch))
         return 0
-    rows = doctor.models()
+    rows = fetch.models()
     columns = list(rows[0])
     widths = [max(len(c), *(len(str(r[c])) for r in rows)) for c in columns]
     for row in [dict(zip(columns, columns, strict=True)), *rows]:
@@ -340,15 +343,19 @@ def list_models(args) -> int:
     return 0
 
 
-def examine(args) -> int:
-    from prunelib import doctor
+@commands.command(help="Check this environment and say how to fix it.")
+def doctor() -> int:
+    from prunelib.runs import doctor as checks
 
-    checks = doctor.report()
-    for name, ok, message, fix in checks:
+    report = checks.report()
+    for name, ok, message, fix in report:
         print(f"{'ok  ' if ok else 'FAIL'}  {name}: {message}")
         if not ok:
             print(f"      fix: {fix}")
-    return 0 if all(ok for _, ok, _, _ in checks) else 1
+    return 0 if all(ok for _, ok, _, _ in report) else 1
+
+
+# ---------------------------------------------------------------- how it ends
 
 
 class _Screen:
@@ -373,19 +380,26 @@ def _refuse_bytes(arguments: list[str]) -> None:
             raise PrunelibError(f"this argument is not UTF-8: {one!r}")
 
 
+def _in_one_line(error: click.ClickException) -> str:
+    """What click found wrong with the arguments, as this program says such things."""
+    context = getattr(error, "ctx", None)
+    if isinstance(error, click.NoSuchOption):
+        known = [name for one in context.command.params for name in one.opts] if context else []
+        message = f"unknown argument {error.option_name}{nearest(error.option_name, known)}"
+    else:
+        message = " ".join(error.format_message().split()).rstrip(".")
+        message = message[:1].lower() + message[1:]
+    return message + (f" (see `{context.command_path} --help`)" if context else "")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    from prunelib import runner
-
     try:
         _refuse_bytes(sys.argv[1:] if arguments is None else arguments)
-        args = build_parser().parse_args(arguments)
-        code = args.run(args)
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:  # whoever read the output has seen enough, as in `| head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return commands.main(arguments, prog_name="prunelib", standalone_mode=False) or 0
+    except click.ClickException as error:
+        print(f"prunelib: {_in_one_line(error)}", file=sys.stderr)
+        return 2
     except OSError as error:
         if error.filename is None:
             raise
@@ -399,10 +413,10 @@ def main(arguments: list[str] | None = None) -> int:
     except PrunelibError as error:
         print(f"prunelib: {error}", file=sys.stderr)
         return 2
-    except runner.NotebookFailed as error:
+    except NotebookFailed as error:
         print(f"prunelib: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         print("\nprunelib: interrupted; finished work is kept, run again to continue", file=sys.stderr)
         return 130
 

@@ -17,6 +17,10 @@ class PrunelibError(Exception):
         super().__init__(" ".join(str(message).split()))
 
 
+class NotebookFailed(Exception):
+    """A notebook raised something that is not the user's mistake: a failed check or a bug."""
+
+
 def nearest(name: str, options: Iterable[str]) -> str:
     """``" (did you mean 'x'?)"`` for the closest option, or an empty string."""
     found = difflib.get_close_matches(str(name), list(options), n=1, cutoff=0.5)

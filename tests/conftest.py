@@ -89,7 +89,7 @@ def tiny_model(variant: str, **changes):
 
 @functools.cache
 def _tiny(variant: str):
-    from prunelib.lm import LM
+    from prunelib.models.lm import LM
 
     return LM.from_model(tiny_model(variant), name=f"tiny-{variant}")
 

@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from prunelib import figures, paths, store
+from prunelib import paths
+from prunelib.files import sha256, write_json
+from prunelib.report import figures, style
+from prunelib.runs import environment
+from prunelib.runs.sources import source_sha256
+from prunelib.runs.tables import write_table
 
 TOC = """\
 format: jb-book
@@ -44,8 +49,8 @@ $$
 """
 
 
-@figures.figure("fig-demo", "A demo figure", "01-demo")
-def demo(data: pd.DataFrame, style: figures.Style) -> figures.Drawn:
+@figures.figure("fig-demo", "A demo figure", chapter="demo")
+def demo(data: pd.DataFrame, style: style.Style) -> figures.Drawn:
     """One curve for each series."""
     fig, axes = style.subplots(height=2.4)
     for i, (name, rows) in enumerate(data.groupby("series")):
@@ -114,9 +119,9 @@ def write_run(root: Path, run: Path, cells: list[dict]) -> None:
     executed.write_text(notebook(*cells))
     about = {"model": {"name": "tiny/model"}, "notebook": "01-demo", "profile": "smoke", "seed": 0}
     figures.draw("fig-demo", DATA, run / "figures", about)
-    files = {f.name: store.sha256(f) for f in sorted((run / "figures").glob("fig-demo.*"))}
-    store.write_table(run / "tables" / "demo.parquet", DATA, {"k": 1})
-    code_version = {"commit": None, "dirty": None, "digest": store.code_digest()}
+    files = {f.name: sha256(f) for f in sorted((run / "figures").glob("fig-demo.*"))}
+    write_table(run / "tables" / "demo.parquet", DATA, {"k": 1})
+    code_version = {"commit": None, "dirty": None, "digest": environment.code_digest()}
     value = {"exact": False, "fmt": ".3g", "notebook": "01-demo"}
     manifest = {
         "schema": 1,
@@ -127,12 +132,12 @@ def write_run(root: Path, run: Path, cells: list[dict]) -> None:
         "created": "2026-01-01T00:00:00+00:00",
         "notebooks": {
             "01-demo": {
-                "sha256": store.sha256(executed),
-                "source_sha256": store.source_sha256(root / "notebooks" / "01-demo.ipynb"),
+                "sha256": sha256(executed),
+                "source_sha256": source_sha256(root / "notebooks" / "01-demo.ipynb"),
                 "code": code_version,
             }
         },
-        "tables": {"demo": {"sha256": store.sha256(run / "tables" / "demo.parquet"), "rows": 8}},
+        "tables": {"demo": {"sha256": sha256(run / "tables" / "demo.parquet"), "rows": 8}},
         "figures": {"fig-demo": {"files": files, "notebook": "01-demo"}},
         "values": {
             "demo.ratio": value | {"value": 2.314, "lo": 2.1, "hi": 2.52},
@@ -149,4 +154,4 @@ def write_run(root: Path, run: Path, cells: list[dict]) -> None:
             },
         },
     }
-    store.write_json(run / "manifest.json", manifest)
+    write_json(run / "manifest.json", manifest)

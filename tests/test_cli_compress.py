@@ -140,8 +140,8 @@ def test_half_precision(capsys, folder, monkeypatch):
         (["--spec", "wanda:0.5", "--model", "./nothing"], "no such model folder"),
         (["--spec", "wanda:0.5", "--model", "nothing.gguf"], "no such model folder or file: nothing.gguf"),
         (["--spec", "wanda:0.5", "--model", "all-minilm-l6-v2"], "is an encoder, not a causal language model"),
-        (["--spec"], "expected one argument"),
-        (["--sepc", "wanda:0.5"], "required"),
+        (["--spec"], "requires an argument"),
+        (["--sepc", "wanda:0.5"], "did you mean '--spec'"),
         (["--spec", "wanda:0.5", "--sequnces", "3"], "did you mean '--sequences'"),
         (["--spec", "wanda:0.5", "--seq", "3"], "unknown argument --seq"),
         ([], "--spec"),
@@ -216,15 +216,13 @@ def test_progress_only_on_a_terminal(capsys, folder, monkeypatch):
 
 
 def test_help_teaches_by_example(capsys):
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["compress", "--help"])
+    assert cli.main(["compress", "--help"]) == 0
     text = capsys.readouterr().out
-    assert stop.value.code == 0 and "examples:" in text and "prunelib compress --spec wanda:2:4 --out" in text
+    assert "examples:" in text and "prunelib compress --spec wanda:2:4 --out" in text
     for word in ("magnitude:P", "gptq:B", "drop:attn|mlp", "sites:attn:3+mlp:7", "from_pretrained", "prunelib.json"):
         assert word in text
     assert max(map(len, text.split("specifications:")[1].splitlines())) <= 120
-    with pytest.raises(SystemExit):
-        cli.main(["--help"])
+    assert cli.main(["--help"]) == 0
     assert "prunelib compress --spec wanda:2:4 --out DIR" in capsys.readouterr().out
 
 
@@ -234,14 +232,14 @@ def test_every_example_of_the_help_parses():
     examples = [line.split() for line in cli.COMPRESS_EPILOG.splitlines() if line.startswith("  prunelib compress")]
     assert len(examples) >= 3
     for words in examples:
-        args = cli.build_parser().parse_args(words[1:])
-        assert parse(args.spec).spec == args.spec
+        given = cli.commands.commands["compress"].make_context("compress", words[2:]).params
+        assert parse(given["spec"]).spec == given["spec"]
 
 
 @pytest.mark.real_model
 def test_the_default_model_without_two_attentions(default_lm, capsys, tmp_path, monkeypatch):
-    from prunelib import hooks
     from prunelib.methods import parse
+    from prunelib.models import hooks
 
     monkeypatch.chdir(tmp_path)
     code = cli.main(

@@ -1,6 +1,5 @@
 """Committed data: the prompts, the paper's numbers, and the words about them."""
 
-import dataclasses
 import json
 import math
 import re
@@ -11,9 +10,10 @@ import numpy as np
 import pytest
 import yaml
 
-from prunelib import methods, paper
+from prunelib import methods
 from prunelib.errors import PrunelibError
 from prunelib.paths import data_dir, project_root
+from prunelib.report import paper
 
 KINDS = [
     "question", "instruction", "explanation", "arithmetic", "code",
@@ -182,7 +182,7 @@ def test_a_damaged_file_is_one_clear_line(tmp_path, monkeypatch):
 
 
 def test_claims_and_paper_need_no_torch():
-    code = "import sys, prunelib.claims, prunelib.paper; sys.exit('torch' in sys.modules)"
+    code = "import sys, prunelib.report.claims, prunelib.report.paper; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=project_root()).returncode == 0
 
 
@@ -214,21 +214,8 @@ def test_the_citation_file_agrees_with_the_project():
     assert "url" not in cff and "repository-code" not in cff  # none is known
 
 
-def test_the_profiles_in_the_book_are_the_profiles_of_the_code():
-    from prunelib.experiments import PROFILES
-
-    page = (project_root() / "book/rerun.md").read_text()
-    for name, profile in PROFILES.items():
-        p = dataclasses.asdict(profile)
-        row = (
-            f"| `{name}` | {p['prompts']} | {p['new_tokens']} | {p['layer_positions']} "
-            f"| {p['calibration']} × {p['calibration_tokens']} | {p['seeds']} | {p['texts']} |"
-        )
-        assert row in page
-
-
 def test_the_families_in_the_book_are_the_families_of_the_code():
-    from prunelib.arch import ARCHS
+    from prunelib.models.arch import ARCHS
 
     page = (project_root() / "book/rerun.md").read_text()
     listed = re.search(r"families (.+?), named by", page, re.S).group(1)

@@ -1,90 +1,103 @@
-"""The shape of the package: one direction of imports, light import, short files."""
+"""The shape of the package: rooms, one direction of imports, no circle, light import, short files."""
 
-import ast
+import json
+import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
+import grimp
 import pytest
 
 from prunelib import paths
+from prunelib.chapters import names
+from prunelib.runs import environment, sources
+from prunelib.runs.options import RunOptions
 
 ROOT = Path(paths.__file__).parent
-# Each may import only those before it (and itself).
-ORDER = [
-    "errors", "paths", "jsonl", "paper", "cachefiles", "arch", "checkpoint", "hub", "fetch", "lm", "hooks", "text",
-    "methods", "measure", "sources", "versions", "store", "schema", "marks", "runfolder", "committed", "tasks",
-    "experiments", "figures", "claims", "facts", "sitecheck", "pages", "stubs", "publish", "reference", "runner",
-    "doctor", "cli",
-]  # fmt: skip
-# The chapter records figures and claims through these; a checkpoint with dropped sublayers is loaded as it was
-# saved. Nothing flows back.
-ALLOWED = {("experiments", "figures"), ("experiments", "claims"), ("lm", "text"), ("lm", "methods")}
+GROUND = ("errors", "paths", "files")
+ROOMS = ("models", "engine", "measure", "methods", "tasks", "runs", "report", "chapters")
+GRAPH = grimp.build_graph("prunelib", cache_dir=None)
 
 
-def imports(file):
-    """Modules of prunelib that a file imports anywhere, with the package's own name resolved."""
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("prunelib."))
-        if not isinstance(node, ast.ImportFrom):
-            continue
-        package = ["prunelib", *file.relative_to(ROOT).parts[:-1]]
-        base = package[: len(package) + 1 - node.level] if node.level else []
-        parts = base + (node.module.split(".") if node.module else [])
-        if parts[:1] == ["prunelib"]:
-            yield from ([parts[1]] if len(parts) > 1 else [alias.name for alias in node.names])
+def imports(module: str) -> set[str]:
+    """Modules of the package that a module imports anywhere, relative imports resolved."""
+    return GRAPH.find_modules_directly_imported_by(module)
 
 
-@pytest.mark.parametrize("file", sorted(ROOT.rglob("*.py")), ids=lambda f: f.relative_to(ROOT).as_posix())
-def test_imports_go_one_way(file):
-    own = file.relative_to(ROOT).parts[0].removesuffix(".py")
-    if own in ("__init__", "__main__", "_project"):
-        return
-    for other in imports(file):
-        if other in ORDER and other != own and (own, other) not in ALLOWED:
-            assert ORDER.index(other) < ORDER.index(own), f"{own} imports {other}"
+def test_imports_go_one_way_and_not_in_a_circle():
+    """The contracts in pyproject.toml, which ``make lint`` checks too."""
+    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
+    done = subprocess.run(command, cwd=paths.project_root(), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "3 kept, 0 broken" in done.stdout, done.stdout
 
 
-def test_relative_imports_are_seen(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
-    (tmp_path / "tasks").mkdir()
-    file = tmp_path / "tasks" / "x.py"
-    file.write_text("from . import score\nfrom ..errors import A\nfrom .. import lm\nimport prunelib.store\n")
-    assert list(imports(file)) == ["tasks", "errors", "lm", "store"]
+def test_only_the_ground_files_and_the_command_lie_at_the_top():
+    found = {p.stem for p in ROOT.iterdir() if p.suffix == ".py"}
+    assert found == {"__init__", *GROUND, "cli"}
+    assert {p.name for p in ROOT.iterdir() if p.is_dir()} - {"__pycache__", "_project"} == set(ROOMS)
 
 
-# What chapters share lies in these; no chapter imports another, but for what is listed.
-SHARED = {"chapter", "checks", "comparison", "zoo", "__init__"}
-NOT_YET = {
-    ("head", "layerwise"), ("middle", "layerwise"), ("middle", "theorems"), ("theorems", "layerwise"),
-    ("theorems", "theorem_checks"), ("case", "tasks"), ("retrieval", "tasks"), ("task_tables", "tasks"),
-    ("perplexities", "methods"),
-}  # fmt: skip
+# ---------------------------------------------------------------- chapters
 
 
-def test_chapters_do_not_import_each_other():
-    found = set()
-    for file in (ROOT / "experiments").glob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
-            module = getattr(node, "module", None) or ""
-            if isinstance(node, ast.ImportFrom) and module.startswith("prunelib.experiments"):
-                names = [module.split(".")[2]] if module.count(".") > 1 else [alias.name for alias in node.names]
-                found |= {(file.stem, name) for name in names}
-    modules = {file.stem for file in (ROOT / "experiments").glob("*.py")}
-    pairs = {(own, other) for own, other in found if other in modules and not {own, other} & SHARED}
-    assert pairs == NOT_YET
+def test_a_chapter_is_a_folder_named_like_its_notebook():
+    assert names() == sorted(book.chapter.replace("-", "_") for book in sources.select([]))
+    for name in names():
+        files = {file.stem for file in (ROOT / "chapters" / name).glob("*.py")}
+        assert files >= {"measure", "figures", "page"}, name
 
 
-def test_every_module_has_its_place_in_the_order():
-    found = {p.stem for p in ROOT.iterdir() if (p.suffix == ".py" or (p / "__init__.py").is_file())}
-    assert found - {"__init__", "__main__"} == set(ORDER)
+def test_no_chapter_imports_another():
+    for name in names():
+        allowed = ("prunelib.chapters.chapter", f"prunelib.chapters.{name}")
+        for module in GRAPH.find_descendants(f"prunelib.chapters.{name}"):
+            others = {one for one in imports(module) if one.startswith("prunelib.chapters.")}
+            assert all(one.startswith(allowed) for one in others), (module, others)
 
 
-MODULES = ["prunelib", "prunelib.figures", "prunelib.store", "prunelib.cli", "prunelib.claims"]
+@pytest.mark.parametrize("name", names())
+def test_only_what_can_change_a_number_enters_the_keys_of_a_chapter(name):
+    files = {f.relative_to(ROOT).as_posix() for f in environment.sources_of(f"prunelib.chapters.{name}.measure")}
+    assert f"chapters/{name}/measure.py" in files and "models/lm.py" in files
+    strangers = [file for file in files if file.startswith(("report/", "runs/", "chapters/")) or "/" not in file]
+    assert all(file.startswith(("runs/zoo/", f"chapters/{name}/")) for file in strangers), strangers
+    assert not {f"chapters/{name}/{kind}.py" for kind in ("figures", "page")} & files
 
 
-@pytest.mark.parametrize("module", MODULES)
+def test_a_chapter_s_number_stands_in_no_code():
+    ids = [book.id for book in sources.select([])]
+    for file in ROOT.rglob("*.py"):
+        text = file.read_text()
+        assert not [i for i in ids if i in text], file
+        assert not re.search(r"\bchapters? \d", text), file
+    root = paths.project_root()
+    for file in [*(root / "notebooks").glob("*.ipynb"), *(root / "book").glob("*.md"), root / "README.md"]:
+        assert not re.search(r"\b[Cc]hapters? \d", file.read_text()), file
+
+
+@pytest.mark.parametrize("book", sources.select([]), ids=lambda book: book.id)
+def test_a_notebook_begins_with_its_parameters_and_one_start(book):
+    cells = [cell for cell in json.loads(book.file.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert cells[0]["metadata"]["tags"] == ["parameters"]
+    lines = "".join(cells[1]["source"]).split("\n")
+    folder = book.chapter.replace("-", "_")
+    assert lines[0] == "from prunelib.chapters import start"
+    assert re.fullmatch(rf"from prunelib\.chapters\.{folder} import (measure, )?page", lines[1])
+    assert lines[2:] == ["", f'ch = start("{book.chapter}", globals())']
+    defaults = {one.name: one.default for one in fields(RunOptions)}
+    assert {name: value for name, value in book.defaults.items() if defaults.get(name, value) != value} == {}
+
+
+# ---------------------------------------------------------------- size and weight
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["prunelib", "prunelib.cli", "prunelib.chapters", "prunelib.runs.record", "prunelib.report.claims",
+     "prunelib.report.figures", "prunelib.runs.zoo.scores"],
+)  # fmt: skip
 def test_import_is_light(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 
 from prunelib.errors import PrunelibError
-from prunelib.lm import pad
+from prunelib.models.lm import pad
 
 # Logits of one batch, in elements. Up to 32 MiB the C library keeps memory for the next batch; beyond,
 # the system clears new pages every time, which takes a CPU as long as the model itself.

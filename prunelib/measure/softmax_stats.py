@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from prunelib.measure.head import Head
-from prunelib.measure.tiles import Plan, Workspace, plan_tiles, workers
+from prunelib.measure.tiles import Tiling, Workspace, tiling, workers
 
 PAIR_COLUMNS = (
     "one_minus_cos_p", "kl_dense_pruned", "kl_pruned_dense", "var_r", "var_p", "var_q",
@@ -64,7 +64,7 @@ def pair_statistics(
     where that is impossible.
     """
     sums = 4 + len(temperatures) * (_POINT_SUMS + _PAIR_SUMS) + _CAP_SUMS * (head.cap is not None)
-    plan = plan_tiles(chains, head, sums, max_bytes)
+    plan = tiling(chains, head, sums, max_bytes)
     parts = []
     with torch.no_grad(), workers(plan, chains.device) as run:
         for block in chains.split(plan.block):
@@ -81,7 +81,7 @@ def _cat(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _block_tables(block, head, dense, pruned, temperatures, plan: Plan, run) -> tuple[Tensor, Tensor]:
+def _block_tables(block, head, dense, pruned, temperatures, plan: Tiling, run) -> tuple[Tensor, Tensor]:
     """Chunk summaries of one block: [chunks, sums, N, P] and [chunks, sums, N, K]."""
     n_items, points, _ = block.shape
     padded = math.ceil(n_items / plan.items) * plan.items

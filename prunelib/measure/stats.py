@@ -263,6 +263,14 @@ def kept(own, dense, clusters, chance=0.0) -> Interval:
     """Share of the dense score that is kept, both above ``chance``: see :func:`kept_of`.
 
     ``own, dense, clusters`` are ``[rows]``, the same items in both; NaN where the share is not defined.
+
+    Examples
+    --------
+    Thirty passages of one question with two options: the dense model is always right, the other in 24 of them.
+
+    >>> own, dense = [1.0] * 24 + [0.0] * 6, [1.0] * 30
+    >>> [round(number, 2) for number in kept(own, dense, range(30), chance=0.5)]
+    [0.6, 0.3, 0.9]
     """
     return _floats(kept_of(cluster_sums(compared(own, dense, chance), clusters)))
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from prunelib.errors import PrunelibError, nearest
-from prunelib.hooks import stop_after, visited
+from prunelib.models.hooks import stop_after, visited
 
 SUBLAYERS = ("attn", "mlp")
 

@@ -25,7 +25,7 @@ _MAX_WORKERS = 4  # Python's lock limits how many threads can issue small operat
 
 
 @dataclass(frozen=True)
-class Plan:
+class Tiling:
     """How the work is cut."""
 
     chunk: int
@@ -40,7 +40,7 @@ class Plan:
     """Chains that are finished before the next are begun; a multiple of ``items``."""
 
 
-def plan_tiles(chains: Tensor, head: Head, sums: int, max_bytes: int) -> Plan:
+def tiling(chains: Tensor, head: Head, sums: int, max_bytes: int) -> Tiling:
     """The cut for ``chains`` [N, P, d] with ``sums`` numbers kept for each point and chunk.
 
     Raises PrunelibError if not even one tile of each thread fits ``max_bytes``.
@@ -71,11 +71,11 @@ def plan_tiles(chains: Tensor, head: Head, sums: int, max_bytes: int) -> Plan:
             f"max_bytes is too small: projecting on a vocabulary of {head.vocab_size} takes "
             f"{least:.1f} MiB, and {max_bytes / 2**20:.1f} MiB are left for it"
         )
-    return Plan(chunk, chunks, items, tiles, threads, block)
+    return Tiling(chunk, chunks, items, tiles, threads, block)
 
 
 @contextmanager
-def workers(plan: Plan, device: torch.device) -> Iterator:
+def workers(plan: Tiling, device: torch.device) -> Iterator:
     """A function that runs ``work(chunk_index, workspace)`` for all chunks."""
     if device.type != "cpu":
         space = Workspace()

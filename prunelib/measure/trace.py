@@ -79,6 +79,21 @@ def trace_layers(
     ------
     PrunelibError
         For unknown names, T <= 0, positions on padding, or a stream that holds NaN or Inf.
+
+    Examples
+    --------
+    Every sublayer of a random model, at the last of five tokens.
+
+    >>> import prunelib, torch
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> sizes = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
+    >>> lm = prunelib.LM.from_model(LlamaForCausalLM(LlamaConfig(num_hidden_layers=2, **sizes)))
+    >>> ids = torch.tensor([[5, 6, 7, 8, 9]])
+    >>> tables = trace_layers(lm, ids, torch.ones_like(ids), torch.arange(5)[None] == 4)
+    >>> tables.h[["layer", "sublayer"]].values.tolist()
+    [[0, 'attn'], [0, 'mlp'], [1, 'attn'], [1, 'mlp']]
+    >>> sorted(set(tables.p["lens"]))
+    ['normed', 'raw']
     """
     chosen = _temperatures(lenses, temperatures)
     plan = layout(lm, sublayers, layers)

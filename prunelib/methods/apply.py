@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 import pandas as pd
 from torch import Tensor
 
-from prunelib import hooks
 from prunelib.errors import PrunelibError
 from prunelib.methods.base import Joined, Method, parse
-from prunelib.methods.plans import DropPlan, Site
-from prunelib.methods.walk import Input, output_energy, walk
+from prunelib.methods.inputs import Input, output_energy
+from prunelib.methods.walk import walk
 from prunelib.methods.weights import all_weights, replaced
+from prunelib.models import hooks
+from prunelib.models.sublayers import DropPlan, Site
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,21 @@ def compress(
     ------
     PrunelibError
         For a bad spec, missing or bad calibration, or a model that a method cannot change.
+
+    Examples
+    --------
+    A random model with half of its weights removed; it is dense again outside of the context.
+
+    >>> import prunelib
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> sizes = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
+    >>> lm = prunelib.LM.from_model(LlamaForCausalLM(LlamaConfig(num_hidden_layers=2, **sizes)))
+    >>> made = prunelib.compress(lm, ["magnitude:0.5"])["magnitude:0.5"]
+    >>> with made.applied(lm):
+    ...     float((lm.layers[0].mlp.up_proj.weight == 0).float().mean())
+    0.5
+    >>> float((lm.layers[0].mlp.up_proj.weight == 0).float().mean())
+    0.0
     """
     methods = {one: parse(one) for one in specs}
     needing = [one for one, method in methods.items() if method.needs]

@@ -10,7 +10,7 @@ from prunelib.methods.rtn import RTN
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from prunelib.methods.walk import InputStats
+    from prunelib.methods.inputs import InputStats
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from prunelib.errors import PrunelibError, nearest
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from prunelib.methods.walk import Batch, InputStats
+    from prunelib.methods.inputs import Batch, InputStats
 
 KINDS = {
     "dense": "dense",
@@ -35,9 +35,9 @@ PROFILES = ("smoke", "quick", "full")
 
 @dataclass(frozen=True)
 class Look:
-    """How a method looks in every figure: a hue of :class:`prunelib.figures.style.Palette`, a marker, a line style.
+    """How a method looks in every figure: a hue of :class:`prunelib.report.style.Palette`, a marker, a line style.
 
-    ``line`` counts the line styles of :class:`prunelib.figures.style.Style`.
+    ``line`` counts the line styles of :class:`prunelib.report.style.Style`.
     """
 
     colour: str
@@ -134,7 +134,7 @@ class Method:
 
 
 _REGISTRY: dict[str, type[Method]] = {}
-_NO_METHODS = ("apply", "base", "criterion", "grid", "hessian", "pattern", "plans", "save", "walk", "weights")
+_NO_METHODS = ("apply", "base", "criterion", "grid", "hessian", "inputs", "pattern", "save", "walk", "weights")
 """Modules beside the methods that hold none; a new method needs no entry anywhere."""
 
 
@@ -230,6 +230,15 @@ def parse(spec: str) -> Method:
     """The method of a specification; ``parse(s).spec`` is its canonical form.
 
     Raises PrunelibError, with the nearest name where there is one.
+
+    Examples
+    --------
+    >>> parse("wanda:2:4").label
+    'Wanda 2:4'
+    >>> parse("rtn:4:g64").bits_per_weight((576, 576))
+    4.3125
+    >>> [part.spec for part in parse("wanda:0.50+drop:mlp:4").parts]
+    ['wanda:0.5', 'drop:mlp:4']
     """
     texts: list[str] = []
     for text in map(str.strip, spec.strip().split(JOIN)):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from prunelib.errors import PrunelibError
-from prunelib.methods.plans import LETTERS, Site
+from prunelib.models.sublayers import LETTERS, Site
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def angular_distances(lm, tokens, count: int, batch_size: int = 8, attention_mas
     """
     import torch
 
-    from prunelib import hooks
+    from prunelib.models import hooks
 
     if not 0 <= count <= lm.n_layers:
         raise PrunelibError(f"cannot drop {count} block sites: the model has {lm.n_layers} layers")
@@ -96,7 +96,7 @@ def importance(lm, tokens, batch_size: int = 8, without: Iterable[Site] = (), at
     """
     import torch
 
-    from prunelib import hooks
+    from prunelib.models import hooks
 
     batches = _batches(lm, tokens, attention_mask, batch_size)
     totals = torch.zeros(lm.n_layers, len(LETTERS), dtype=torch.float64)

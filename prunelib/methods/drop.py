@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from prunelib.errors import PrunelibError, nearest
 from prunelib.methods.base import Look, Method
 from prunelib.methods.criterion import COSINE, Criterion, angular_distances
-from prunelib.methods.plans import LETTERS, DropPlan, Site
+from prunelib.models.sublayers import LETTERS, DropPlan, Site
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,7 +11,7 @@ from prunelib.methods.pattern import Pattern, Sparsifier
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from prunelib.methods.walk import Batch
+    from prunelib.methods.inputs import Batch
 
 
 @dataclass(frozen=True)
@@ -99,14 +99,18 @@ def outlier_shares(lm, rows: "Sequence[Batch]", threshold: float) -> "Tensor":
     """
     import torch
 
-    from prunelib.methods.walk import Batch, advance, input_stats
+    from prunelib.methods.inputs import Batch
+    from prunelib.methods.walk import advance, input_stats
 
     stream, shares = [Batch(row.states, row.keep, row.calls) for row in rows], []
     for layer in range(lm.n_layers):
-        scores = torch.cat([
-            (weight.get().abs().double() * entry.stats.sq_norms.sqrt().to(weight.get().device)).flatten()
-            for entry in input_stats(lm, layer, stream, gram=False) for weight in entry.members
-        ])  # fmt: skip
+        scores = torch.cat(
+            [
+                (weight.get().abs().double() * entry.stats.sq_norms.sqrt().to(weight.get().device)).flatten()
+                for entry in input_stats(lm, layer, stream, gram=False)
+                for weight in entry.members
+            ]
+        )
         shares.append((scores > threshold * scores.mean()).double().mean().cpu())
         advance(lm, layer, stream)
     return torch.stack(shares)

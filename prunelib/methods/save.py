@@ -11,25 +11,25 @@ import copy
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunelib import cachefiles, hooks
-from prunelib.checkpoint import one_line, quiet
 from prunelib.errors import PrunelibError
-from prunelib.methods.plans import DropPlan, Site
+from prunelib.files import new_folder
+from prunelib.models import cachefiles, hooks
+from prunelib.models.checkpoint import one_line, quiet
+from prunelib.models.dropped import projection, refuse_dropped
+from prunelib.models.lm import fingerprint
+from prunelib.models.sublayers import Site
 
 if TYPE_CHECKING:
-    from torch import nn
-
+    from prunelib.engine.text import Tokens
     from prunelib.methods.apply import Compressed
     from prunelib.methods.weights import Weight
-    from prunelib.text import Tokens
 
 SCHEMA = 1
 CALIBRATION = "prunelib-calibration.json"
@@ -68,8 +68,6 @@ def save(
     complete. Raises PrunelibError for a folder that holds something, a result that
     changes nothing, a model that already has dropped sublayers, a full disk.
     """
-    from prunelib.lm import fingerprint
-
     final = check_target(folder)
     sites = made.sites
     refuse_dropped(lm)
@@ -90,63 +88,21 @@ def save(
         "calibration": _about_tokens(calibration, seed) if calibration else None,
         "weights": rows,
     } | (about or {})
-    part = final.with_name(f".{final.name}.{os.getpid()}.part")
-    try:
-        with one_line(f"cannot write {folder}"), quiet(), _compressed(lm, made, sites):
-            cachefiles.remove_dead_parts(final)
-            shutil.rmtree(part, ignore_errors=True)  # left by a killed process of the same number
-            part.mkdir(parents=True)
-            manifest["fingerprints"] = {
-                "dense": lm.fingerprint,
-                "compressed": fingerprint(lm.model),
-                "of": f"configuration and weights as prunelib.load(..., dtype='{lm.describe()['dtype']}') "
-                "has them; prunelib_drop is part of the configuration",
-            }
+    with one_line(f"cannot write {folder}"), quiet(), _compressed(lm, made, sites):
+        manifest["fingerprints"] = {
+            "dense": lm.fingerprint,
+            "compressed": fingerprint(lm.model),
+            "of": f"configuration and weights as prunelib.load(..., dtype='{lm.describe()['dtype']}') "
+            "has them; prunelib_drop is part of the configuration",
+        }
+        with new_folder(final, replace=False) as part:
             lm.model.save_pretrained(part)
             if lm.tokenizer is not None:
                 lm.tokenizer.save_pretrained(part)
             if calibration:
                 (part / CALIBRATION).write_text(json.dumps(calibration.ids.tolist()) + "\n")
             cachefiles.write_marker(part, manifest)
-            if final.is_dir():
-                final.rmdir()  # fails if somebody filled it meanwhile
-            os.replace(part, final)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return manifest
-
-
-def stay_dropped(lm) -> None:
-    """Drop for good what the checkpoint of ``lm`` lists under ``prunelib_drop``.
-
-    Raises PrunelibError for a list that the model cannot have, and for a listed
-    sublayer whose output projection is not zero: leaving it out would change
-    the model.
-    """
-    listed = lm.config.prunelib_drop
-    if not isinstance(listed, list):
-        raise PrunelibError(f"the prunelib_drop of {lm.name} is not a list of sites such as ['attn:3']: {listed!r}")
-    plan = DropPlan(tuple(map(Site.parse, map(str, listed))))
-    with ExitStack() as stack:
-        stack.enter_context(hooks.dropped(lm, plan))
-        for site in plan.sites:
-            if any(parameter.any() for parameter in _projection(lm, site)):
-                raise PrunelibError(
-                    f"{lm.name} lists {site} as dropped, but its output projection is not zero: "
-                    "if it was trained on, take prunelib_drop out of its config.json"
-                )
-        # The stubs stay as long as the context is held, and that as long as the model's wrapper lives.
-        lm.kept = stack.pop_all()
-
-
-def refuse_dropped(lm) -> None:
-    """Raises PrunelibError for a checkpoint that already has dropped sublayers."""
-    listed = getattr(lm.config, "prunelib_drop", None)
-    if listed:
-        raise PrunelibError(
-            f"{lm.name} already has dropped sublayers ({', '.join(listed)}): "
-            "start from the dense model, or compress its weights first and drop last"
-        )
 
 
 @contextmanager
@@ -161,23 +117,12 @@ def _compressed(lm, made: "Compressed", sites: tuple[Site, ...]) -> Iterator[Non
     lm.model.config = copy.deepcopy(config)
     if sites:
         lm.model.config.prunelib_drop = [str(site) for site in sites]
-    silent = [parameter for site in sites for parameter in _projection(lm, site)]
+    silent = [parameter for site in sites for parameter in projection(lm, site)]
     try:
         with replaced(lm, made.weights), hooks.replaced((p, p.new_zeros(p.shape)) for p in silent):
             yield
     finally:
         lm.model.config = config
-
-
-def _projection(lm, site: Site) -> Iterator["nn.Parameter"]:
-    """Weight and bias through which a sublayer (both, of a block) writes to the stream.
-
-    What follows them, a post-norm or a multiplier, maps zero to zero in every
-    family (the tests compare the logits of each).
-    """
-    for path in (lm.arch.attn_proj, lm.arch.mlp_proj):
-        if site.kind == "block" or path == getattr(lm.arch, f"{site.kind}_proj"):
-            yield from lm.layers[site.layer].get_submodule(path).parameters()
 
 
 def _changed(lm, made: "Compressed") -> list["Weight"]:

@@ -5,7 +5,7 @@ from typing import ClassVar, Self
 
 from prunelib.errors import PrunelibError
 from prunelib.methods.base import JOIN, Look, Method
-from prunelib.methods.plans import LETTERS, DropPlan, Site
+from prunelib.models.sublayers import LETTERS, DropPlan, Site
 
 
 @dataclass(frozen=True)

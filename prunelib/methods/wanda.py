@@ -9,7 +9,7 @@ from prunelib.methods.pattern import Sparsifier, removal_mask
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from prunelib.methods.walk import InputStats
+    from prunelib.methods.inputs import InputStats
 
 
 @dataclass(frozen=True)

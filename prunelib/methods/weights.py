@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from prunelib import hooks
 from prunelib.errors import PrunelibError, nearest
+from prunelib.models import hooks
 
 if TYPE_CHECKING:
     from torch import Tensor

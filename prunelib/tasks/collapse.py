@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 
-from prunelib.lm import LM
-from prunelib.tasks.generate import Generated, greedy
-from prunelib.tasks.prefix import extend
+from prunelib.engine.decode import Generated, generate
+from prunelib.engine.prefix import extend
+from prunelib.engine.text import Prompt
+from prunelib.models.lm import LM
 from prunelib.tasks.score import Request, loglikelihoods
-from prunelib.text import Prompt
 
 NGRAM = 4
 
@@ -22,7 +22,7 @@ def write(lm: LM, prompts: Sequence[Prompt], new_tokens: int, batch_size: int = 
     :func:`distinct`).
     """
     encoded = [lm.encode_one(prompt.text) for prompt in prompts]
-    made: list[Generated] = greedy(lm, encoded, new_tokens, batch_size=batch_size, progress=progress)
+    made: list[Generated] = generate(lm, encoded, new_tokens, batch_size=batch_size, progress=progress)
     rows = [
         (p.id, p.kind, ids, m.ids, m.text, m.ended, len(m.ids), repeated(m.ids), distinct(m.ids))
         for p, ids, m in zip(prompts, encoded, made, strict=True)
@@ -53,7 +53,7 @@ def token_probabilities(lm: LM, texts: pd.DataFrame) -> list[list[float]]:
         whole = [*map(int, row.prompt_ids), *map(int, row.ids)]
         hidden, _ = extend(lm, [whole[:-1]], keep=False)
         wanted = torch.tensor(whole[len(row.prompt_ids) :], device=lm.device)
-        p = torch.softmax(lm.unembed(hidden[0, len(row.prompt_ids) - 1 :], "raw").double(), -1)
+        p = torch.softmax(lm.logits(hidden[0, len(row.prompt_ids) - 1 :]).double(), -1)
         found.append(p.gather(1, wanted[:, None])[:, 0].tolist())
     return found
 

@@ -21,10 +21,10 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from prunelib import hub
-from prunelib.checkpoint import quiet, reason
 from prunelib.errors import PrunelibError, nearest
-from prunelib.jsonl import read_jsonl
+from prunelib.files import read_jsonl
+from prunelib.models import hub
+from prunelib.models.checkpoint import quiet, reason
 from prunelib.tasks.harness import FOLDER
 
 WINDOW = 2048
@@ -116,3 +116,9 @@ def windows(lm, name: str, whole: str) -> list[list[int]]:
     if not found:
         raise PrunelibError(f"{name} gives {len(ids)} tokens, one window needs {length}")
     return found
+
+
+def can_be_read(perplexity_on: str) -> None:
+    """Raises PrunelibError for a corpus that is unknown, not to be had here, or malformed."""
+    for name in names(perplexity_on):
+        text(name, find(name))

@@ -22,11 +22,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from prunelib import hub
-from prunelib.checkpoint import quiet, reason
 from prunelib.errors import PrunelibError, nearest
-from prunelib.jsonl import Row, read_jsonl
+from prunelib.files import Row, read_jsonl
 from prunelib.measure import stats
+from prunelib.models import hub
+from prunelib.models.checkpoint import quiet, reason
 
 FOLDER = "PRUNELIB_DATASETS"
 
@@ -258,7 +258,7 @@ def wrapped(lm, batch_size: int = 32, progress: Callable[[int, int], None] | Non
     from lm_eval.models.huggingface import HFLM
     from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 
-    from prunelib.tasks.generate import greedy
+    from prunelib.engine.decode import generate
     from prunelib.tasks.score import Request, loglikelihoods
 
     class Shared(HFLM):
@@ -312,7 +312,8 @@ def wrapped(lm, batch_size: int = 32, progress: Callable[[int, int], None] | Non
         def _greedy(self, prompts: list[list[int]], until: list[str], new: int) -> list[str]:
             until = handle_stop_sequences(until, self._special.get(self.eot_token_id))
             stops, texts = {i for i, token in self._special.items() if token in until}, []
-            for made in greedy(lm, prompts, new, until, [0] * len(prompts), batch_size, progress):
+            options = {"stop": until, "groups": [0] * len(prompts), "batch_size": batch_size, "progress": progress}
+            for made in generate(lm, prompts, new, **options):
                 cut = next((n for n, i in enumerate(made.ids) if i in stops), None)
                 texts.append(postprocess_generated_text(self.tok_decode(made.ids[:cut]), until, None))
             return texts

@@ -9,13 +9,12 @@ from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
-import torch
 
+from prunelib.engine.decode import Sampled, generate, most_likely
 from prunelib.errors import PrunelibError
-from prunelib.lm import LM, pad
 from prunelib.measure.stats import share
-from prunelib.tasks import sandbox
-from prunelib.tasks.generate import greedy
+from prunelib.models.lm import LM
+from prunelib.tasks.sandbox import box
 
 STOP = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 """Where a function body ends (Chen et al. 2021, sec. 2.1)."""
@@ -57,10 +56,10 @@ def problems(limit: int | None = None) -> list[dict]:
     return list(read_problems().values())[:limit]
 
 
-def check(problem: dict, completion: str, limits: sandbox.Limits | None = None) -> sandbox.Outcome:
+def check(problem: dict, completion: str, limits: box.Limits | None = None) -> box.Outcome:
     """Run one completion and the problem's test in the sandbox."""
     test = f"{problem['test']}\n{_PLAIN}\ncheck(_plain({problem['entry_point']}))\n"
-    return sandbox.run(problem["prompt"] + completion, test, limits)
+    return box.run(problem["prompt"] + completion, test, limits)
 
 
 def complete(
@@ -81,34 +80,12 @@ def complete(
     if temperature < 0 or samples < 1:
         raise PrunelibError(f"temperature must be at least 0 and samples at least 1, got {temperature:g}, {samples}")
     ids = [lm.encode_one(prompt, chat=False) for prompt in prompts]
-    if temperature == 0:
-        if samples > 1:
-            raise PrunelibError("greedy decoding gives one completion: use a temperature above 0 for more")
-        return [[made.text] for made in greedy(lm, ids, max_new, STOP, batch_size=batch_size)]
-    found: list[list[str]] = [[] for _ in prompts]
-    order = sorted(range(len(prompts)), key=lambda i: len(ids[i]))
-    with torch.random.fork_rng(devices=[lm.device] if lm.device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        for start in range(0, len(order), batch_size):
-            some = order[start : start + batch_size]
-            for i, texts in zip(some, _sample(lm, [ids[i] for i in some], samples, temperature, max_new), strict=True):
-                found[i] = texts
-    return found
-
-
-def _sample(lm: LM, ids: list[list[int]], samples: int, temperature: float, max_new: int) -> list[list[str]]:
-    batch = pad(ids, lm.pad_id, device=lm.device)
-    length = batch["input_ids"].shape[1]
-    lm.check_length(length + max_new, f"a prompt of {length} and {max_new} new tokens")
-    made = lm.model.generate(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], do_sample=True, temperature=temperature,
-        top_p=TOP_P, top_k=0, num_return_sequences=samples, max_new_tokens=max_new, pad_token_id=lm.pad_id,
-        stop_strings=list(STOP), tokenizer=lm.require_tokenizer(),
-    )  # fmt: skip
+    if temperature == 0 and samples > 1:
+        raise PrunelibError("greedy decoding gives one completion: use a temperature above 0 for more")
     asked = [one for one in ids for _ in range(samples)]
-    texts = [lm.decode(row, before) for row, before in zip(made[:, length:].tolist(), asked, strict=True)]
-    texts = [text[: min((at for at in map(text.find, STOP) if at >= 0), default=None)] for text in texts]
-    return [texts[i : i + samples] for i in range(0, len(texts), samples)]
+    choose = Sampled.seeded(len(asked), max_new, seed, temperature, TOP_P) if temperature else most_likely
+    made = generate(lm, asked, max_new, choose, stop=STOP, batch_size=batch_size)
+    return [[one.text for one in made[i : i + samples]] for i in range(0, len(made), samples)]
 
 
 def evaluate(
@@ -119,14 +96,14 @@ def evaluate(
     max_new: int = NEW_TOKENS,
     batch_size: int = 16,
     seed: int = 0,
-    limits: sandbox.Limits | None = None,
+    limits: box.Limits | None = None,
 ) -> pd.DataFrame:
     """A row a completion: ``task_id, sample, completion, status, detail, passed``. Options as in :func:`complete`.
 
     Raises PrunelibError before anything is generated where programs cannot be run safely.
     """
     asked = problems(limit)
-    sandbox.run("")
+    box.run("")
     made = complete(lm, [one["prompt"] for one in asked], samples, temperature, max_new, batch_size, seed)
     rows = []
     for problem, texts in zip(asked, made, strict=True):

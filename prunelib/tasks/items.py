@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prunelib.errors import PrunelibError
-from prunelib.jsonl import Row, read_jsonl
+from prunelib.files import Row, read_jsonl
 from prunelib.paths import data_dir
 
 LETTERS = "ABCDEFGH"

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
+from prunelib.engine.decode import generate
 from prunelib.errors import PrunelibError
-from prunelib.lm import LM
+from prunelib.models.lm import LM
 from prunelib.paths import data_dir
-from prunelib.tasks.generate import greedy
 from prunelib.tasks.items import LETTERS, Item, contains, load_items, matches, token_f1
 from prunelib.tasks.score import Request, loglikelihoods
 
@@ -103,7 +103,7 @@ def _answers(lm: LM, items, encoded: list[list[int]], shown, share: bool, letter
     options = [(i, option) for i, item in enumerate(items) for option in item.options]
     by_text = _score(lm, items, plain, options, share, memo)
     groups = [item.passage_id for item in items] if share else None
-    written = greedy(lm, encoded, NEW_TOKENS, STOP, groups, len(items), memo=memo)
+    written = generate(lm, encoded, NEW_TOKENS, stop=STOP, groups=groups, batch_size=len(items), memo=memo)
     if letters:
         lettered = [prompt(item, shown, letters=True) for item in items]
         marks = [(i, LETTERS[n]) for i, item in enumerate(items) for n in range(len(item.options))]
@@ -115,18 +115,24 @@ def _answers(lm: LM, items, encoded: list[list[int]], shown, share: bool, letter
         scores = by_text[some].reset_index(drop=True)
         by_length = scores["logprob"] / [len(option) for option in item.options]
         reference = scores.loc[item.correct]
-        rows.append({
-            "item_id": item.id, "passage_id": item.passage_id, "type": item.type,
-            "choice": float(by_length.idxmax() == item.correct),
-            "choice_raw": float(scores["logprob"].idxmax() == item.correct),
-            "choice_letter": float(by_letter[some].argmax() == item.correct) if letters else float("nan"),
-            "forced": reference["matched"] / reference["tokens"],
-            "generation": float(matches(made.text, item.accepted)),
-            "generation_contains": float(contains(made.text, item.accepted)),
-            "generation_f1": token_f1(made.text, item.accepted),
-            "answer_nll": -reference["logprob"] / reference["tokens"],
-            "chosen": item.options[by_length.idxmax()], "text": made.text, "ended": made.ended,
-        })  # fmt: skip
+        rows.append(
+            {
+                "item_id": item.id,
+                "passage_id": item.passage_id,
+                "type": item.type,
+                "choice": float(by_length.idxmax() == item.correct),
+                "choice_raw": float(scores["logprob"].idxmax() == item.correct),
+                "choice_letter": float(by_letter[some].argmax() == item.correct) if letters else float("nan"),
+                "forced": reference["matched"] / reference["tokens"],
+                "generation": float(matches(made.text, item.accepted)),
+                "generation_contains": float(contains(made.text, item.accepted)),
+                "generation_f1": token_f1(made.text, item.accepted),
+                "answer_nll": -reference["logprob"] / reference["tokens"],
+                "chosen": item.options[by_length.idxmax()],
+                "text": made.text,
+                "ended": made.ended,
+            }
+        )
     return pd.DataFrame(rows)
 
 

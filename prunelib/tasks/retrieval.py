@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from prunelib.errors import PrunelibError
-from prunelib.jsonl import lines, read_jsonl
+from prunelib.files import read_jsonl
+from prunelib.files import text_lines as lines
 from prunelib.tasks.items import load_items
 
 MEASURES = {"ndcg": "nDCG@10", "recall_1": "R@1", "recall_10": "R@10", "mrr": "RR@10"}
@@ -112,8 +113,8 @@ def _texts(file: Path) -> list[dict]:
 
 
 def _from_hub(name: str, split: str) -> Corpus:
-    from prunelib import hub
-    from prunelib.checkpoint import quiet
+    from prunelib.models import hub
+    from prunelib.models.checkpoint import quiet
 
     repo = name if "/" in name else f"BeIR/{name}"
     if hub.offline():
@@ -146,10 +147,15 @@ def search(embedder, corpus: Corpus, batch_size: int = 32) -> pd.DataFrame:
         some = np.array(asked[start : start + 256])
         scores = queries[start : start + 256] @ vectors.T
         best = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
-        parts.append(pd.DataFrame({
-            "query_id": np.repeat(some, depth), "doc_id": ids[best].ravel(),
-            "score": np.take_along_axis(scores, best, 1).ravel().astype(float),
-        }))  # fmt: skip
+        parts.append(
+            pd.DataFrame(
+                {
+                    "query_id": np.repeat(some, depth),
+                    "doc_id": ids[best].ravel(),
+                    "score": np.take_along_axis(scores, best, 1).ravel().astype(float),
+                }
+            )
+        )
     found = pd.concat(parts, ignore_index=True)
     found = found[found["query_id"] != found["doc_id"]]
     return found.groupby("query_id", sort=False).head(DEPTH).reset_index(drop=True)

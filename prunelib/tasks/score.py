@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 
+from prunelib.engine.prefix import Tree, begin, can_share, check_lengths, extend, read_trees, shared_lengths
 from prunelib.errors import PrunelibError
-from prunelib.lm import LM
-from prunelib.tasks.prefix import Tree, begin, can_share, check_lengths, extend, read_trees, shared_lengths
+from prunelib.models.lm import LM
 
 # Logits computed at a time, in elements: up to 32 MiB the C library reuses the memory.
 _MAX_LOGITS = 2**23
@@ -120,7 +120,7 @@ def _token_scores(lm: LM, states: torch.Tensor, wanted: torch.Tensor) -> tuple[t
     """Log-probability (float64) of each wanted token [n] after its state [n, d], and whether it is the first choice."""
     logprobs, matched, step = [], [], max(1, _MAX_LOGITS // lm.vocab_size)
     for some, ids in zip(states.split(step), wanted.split(step), strict=True):
-        z = lm.unembed(some, "raw")  # the body's output has passed the final norm
+        z = lm.logits(some)
         logprobs.append((z.gather(1, ids[:, None])[:, 0] - z.logsumexp(-1)).double().cpu())
         matched.append((z.argmax(-1) == ids).cpu())
     return torch.cat(logprobs), torch.cat(matched)

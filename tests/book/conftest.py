@@ -10,7 +10,7 @@ from pathlib import Path
 import fakebook
 import pytest
 
-from prunelib import publish
+from prunelib.report import publish
 
 FLAGS = [
     "--headless",

@@ -10,7 +10,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from prunelib import figures, marks, publish, sitecheck
+from prunelib.files import sha256, write_json
+from prunelib.report import provenance, publish, sitecheck
+from prunelib.runs import marks
 
 
 class Links(HTMLParser):
@@ -35,7 +37,7 @@ def test_every_link_of_the_figure_card_leads_to_a_file(site):
     assert all(file.stat().st_size for file in files)
     for file in files:
         if file.suffix in (".svg", ".pdf", ".png"):
-            assert figures.read_provenance(file)["figure"] == "fig-demo"
+            assert provenance.read_provenance(file)["figure"] == "fig-demo"
 
 
 def test_no_page_loads_anything_from_outside(site):
@@ -125,9 +127,8 @@ def test_a_figure_number_that_differs_from_its_files_fails(copy):
     manifest = json.loads((run / "manifest.json").read_text())
     card = run / "figures" / "fig-demo.json"
     card.write_text(card.read_text().replace('"number": "1.1"', '"number": "1.2"'))
-    from prunelib import store
 
-    manifest["figures"]["fig-demo"]["files"][card.name] = store.sha256(card)
-    store.write_json(run / "manifest.json", manifest)
+    manifest["figures"]["fig-demo"]["files"][card.name] = sha256(card)
+    write_json(run / "manifest.json", manifest)
     with pytest.raises(publish.NotPublishable, match="figure 1.1 on the page but 1.2 in its files"):
         publish.build(run, site, root)

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from prunelib.experiments import tasks
 from prunelib.measure import stats
 from prunelib.paths import data_dir
+from prunelib.tasks import shares as tasks
 
 REFERENCE = data_dir() / "reference" / "smollm2-135m-instruct" / "tables"
 PASSAGES = {"quick": 12, "full": 60}

@@ -6,10 +6,10 @@ import pytest
 from scipy.stats import binomtest
 from scipy.stats import t as student
 
-from prunelib.experiments.chapter import PROFILES
 from prunelib.measure import stats
 from prunelib.measure.stats import bands, bootstrap, cluster_mean, correlation, difference, kept, of_sums, share, smooth
 from prunelib.paths import project_root
+from prunelib.runs.profiles import PROFILES
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import integrate
 
 from prunelib.errors import PrunelibError
-from prunelib.experiments import theorem_checks as checks
+from prunelib.measure import theorem_checks as checks
 from prunelib.measure import theory
 
 CASES = [(t, q) for t, names in checks.QUANTITIES.items() for q in names if q != "refined"]

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from prunelib.errors import PrunelibError
-from prunelib.hooks import captured
-from prunelib.lm import LM
 from prunelib.measure import tiles
 from prunelib.measure.head import Head
 from prunelib.measure.softmax_stats import PAIR_COLUMNS, pair_statistics, resolution
 from prunelib.measure.trace import compare_states, sublayer_states, trace_layers
+from prunelib.models.hooks import captured
+from prunelib.models.lm import LM
 
 INDEX = ["row", "position", "layer", "sublayer"]
 TEMPERATURES = (0.3, 1.0, 2.0)
@@ -448,7 +448,7 @@ def test_default_memory_is_planned_below_a_gibibyte(vocabulary, d, points):
         before = torch.get_num_threads()
         try:
             torch.set_num_threads(threads)
-            plan = tiles.plan_tiles(torch.empty(1000, points, d), head, 3 + 11 * 6, 2**27)
+            plan = tiles.tiling(torch.empty(1000, points, d), head, 3 + 11 * 6, 2**27)
         finally:
             torch.set_num_threads(before)
         tile = plan.items * points * plan.chunk * 4

@@ -5,13 +5,14 @@ import copy
 import pytest
 import torch
 
-from prunelib import hooks
 from prunelib.errors import PrunelibError
 from prunelib.methods.apply import compress, output_errors
+from prunelib.methods.inputs import InputStats
 from prunelib.methods.pattern import Pattern
-from prunelib.methods.walk import InputStats, advance, batches, input_stats, walk
+from prunelib.methods.walk import advance, batches, input_stats, walk
 from prunelib.methods.wanda import Wanda
 from prunelib.methods.weights import all_weights, replaced, weights
+from prunelib.models import hooks
 
 HALF = Pattern(0.5)
 
@@ -205,7 +206,7 @@ def test_empty_or_broken_calibration_is_one_line(tiny, tokens):
 
 
 def test_activations_with_nan_are_one_line(make_model, tokens):
-    from prunelib.lm import LM
+    from prunelib.models.lm import LM
 
     lm = LM.from_model(make_model("llama"), name="broken")
     lm.layers[1].input_layernorm.weight.data[3] = float("nan")

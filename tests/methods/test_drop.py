@@ -12,8 +12,8 @@ from prunelib.errors import PrunelibError
 from prunelib.methods import parse
 from prunelib.methods.criterion import importance
 from prunelib.methods.drop import Drop
-from prunelib.methods.plans import DropPlan, Site
 from prunelib.methods.sites import Sites
+from prunelib.models.sublayers import DropPlan, Site
 
 
 @pytest.fixture(scope="module")

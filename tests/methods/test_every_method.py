@@ -12,13 +12,14 @@ from transformers import AutoModelForCausalLM
 
 from prunelib import methods, paths
 from prunelib.errors import PrunelibError
-from prunelib.figures import style
-from prunelib.lm import LM
 from prunelib.methods.apply import compress
 from prunelib.methods.base import KINDS, PROFILES, Look, Method
+from prunelib.methods.inputs import InputStats
 from prunelib.methods.save import save
-from prunelib.methods.walk import InputStats, batches
+from prunelib.methods.walk import batches
 from prunelib.methods.weights import all_weights
+from prunelib.models.lm import LM
+from prunelib.report import style
 
 CASES = {
     "magnitude": ["magnitude:0.3", "magnitude:2:4"],

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from prunelib import hooks
 from prunelib.errors import PrunelibError
-from prunelib.lm import LM
 from prunelib.methods import parse
 from prunelib.methods.criterion import angular_distances, importance
 from prunelib.methods.drop import Drop
-from prunelib.methods.plans import Site
+from prunelib.models import hooks
+from prunelib.models.lm import LM
+from prunelib.models.sublayers import Site
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from prunelib.errors import PrunelibError
 from prunelib.methods.awq import AWQ
 from prunelib.methods.gptq import GPTQ
 from prunelib.methods.grid import Grid
+from prunelib.methods.inputs import InputStats
 from prunelib.methods.rtn import RTN
-from prunelib.methods.walk import InputStats
 from prunelib.methods.weights import replaced
 
 ROWS, WIDTH = 64, 96
@@ -245,7 +245,7 @@ def test_scaled_weights_can_be_folded_into_what_comes_before(tiny):
         "post_attention_layernorm": ("mlp.gate_proj", "mlp.up_proj"),
         "mlp.up_proj": ("mlp.down_proj",),
     }
-    from prunelib import hooks
+    from prunelib.models import hooks
 
     for producer, names in readers.items():
         module = layer.get_submodule(producer)

@@ -6,11 +6,12 @@ import torch
 from prunelib.methods.awq import AWQ
 from prunelib.methods.gptq import GPTQ
 from prunelib.methods.grid import Grid
+from prunelib.methods.inputs import output_energy
 from prunelib.methods.magnitude import Magnitude
 from prunelib.methods.pattern import Pattern
 from prunelib.methods.rtn import RTN
 from prunelib.methods.sparsegpt import SparseGPT
-from prunelib.methods.walk import advance, batches, input_stats, output_energy
+from prunelib.methods.walk import advance, batches, input_stats
 from prunelib.methods.wanda import Wanda
 
 pytestmark = pytest.mark.real_model

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from prunelib.methods.inputs import InputStats
 from prunelib.methods.pattern import Pattern
 from prunelib.methods.ria import RIA
-from prunelib.methods.walk import InputStats
 
 
 def normal(*shape, seed):

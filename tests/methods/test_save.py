@@ -11,12 +11,14 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import prunelib
-from prunelib import hooks, text
+from prunelib.engine import text
 from prunelib.errors import PrunelibError
-from prunelib.lm import LM
 from prunelib.methods import parse
 from prunelib.methods.apply import compress
-from prunelib.methods.save import CALIBRATION, check_target, save, stay_dropped
+from prunelib.methods.save import CALIBRATION, check_target, save
+from prunelib.models import hooks
+from prunelib.models.dropped import stay_dropped
+from prunelib.models.lm import LM
 
 METHODS = ["magnitude:0.5", "wanda:0.5", "sparsegpt:2:4", "rtn:4:g8", "gptq:3:g16:act", "awq:4:g16", "awq:3:sym"]
 DROPS = ["drop:attn:2", "drop:joint:3:iter", "drop:angular:2", "sites:attn:0+mlp:1+block:3"]
@@ -297,7 +299,7 @@ def test_nothing_to_save(spec, make_lm, tokens, tmp_path):
 
 def test_sites_that_the_model_does_not_have(make_lm, tmp_path):
     from prunelib.methods.apply import Compressed, Dropped
-    from prunelib.methods.plans import DropPlan, Site
+    from prunelib.models.sublayers import DropPlan, Site
 
     made = Compressed(parse("sites:attn:9"), (Dropped(DropPlan((Site("attn", 9),))),), 15.0)
     with pytest.raises(PrunelibError, match="attn:9 is out of range: tiny-llama has 4 layers"):

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from prunelib.errors import PrunelibError
+from prunelib.methods.inputs import InputStats
 from prunelib.methods.magnitude import Magnitude
 from prunelib.methods.pattern import Pattern, smallest
 from prunelib.methods.sparsegpt import SparseGPT
-from prunelib.methods.walk import InputStats
 from prunelib.methods.wanda import Wanda
 
 PATTERNS = ["0.3", "0.5", "0.7", "2:4", "4:8", "1:4"]

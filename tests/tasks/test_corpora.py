@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
-from prunelib import hub
 from prunelib.errors import PrunelibError
-from prunelib.lm import LM
 from prunelib.measure.perplexity import text_nll
+from prunelib.models import hub
+from prunelib.models.lm import LM
 from prunelib.tasks import corpora
 
 TEXTS = ["", " = A title = \n", "", " One line of text , and more of it . \n", " Another <unk> line \n"] * 9
@@ -114,10 +114,10 @@ def test_the_hub_s_files_are_read_as_the_folder_s(tmp_path, folder, monkeypatch)
 
 
 def test_what_cannot_be_read_is_one_line(lm, folder, monkeypatch):
-    from prunelib.experiments import checks
+    from prunelib.chapters import checks
 
     def check(perplexity_on):
-        checks.check("07-methods", {"perplexity_on": perplexity_on})
+        checks.check("methods", {"perplexity_on": perplexity_on})
 
     check("wikitext2, c4")
     with pytest.raises(PrunelibError, match=r"unknown corpus 'wikitext' \(did you mean 'wikitext2'\?\); use"):

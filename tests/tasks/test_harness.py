@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from prunelib import hooks
 from prunelib.errors import PrunelibError
-from prunelib.lm import LM
-from prunelib.methods.plans import Site
+from prunelib.models import hooks
+from prunelib.models.lm import LM
+from prunelib.models.sublayers import Site
 from prunelib.tasks import harness
 
 pytest.importorskip("lm_eval")
@@ -311,7 +311,7 @@ def test_without_a_tokenizer_or_a_chat_template_it_is_one_line(made, folder):
 
 
 def test_without_a_network_it_is_one_line(made, folder, monkeypatch):
-    monkeypatch.setattr("prunelib.hub.offline", lambda: True)
+    monkeypatch.setattr("prunelib.models.hub.offline", lambda: True)
     with pytest.raises(PrunelibError, match="gsm8k cannot be loaded: .*set PRUNELIB_DATASETS"):
         harness.evaluate(made(), "gsm8k")
     monkeypatch.setenv(harness.FOLDER, str(folder))  # which has no boolq

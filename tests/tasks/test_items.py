@@ -5,7 +5,7 @@ import json
 import pytest
 
 from prunelib.errors import PrunelibError
-from prunelib.jsonl import read_jsonl
+from prunelib.files import read_jsonl
 from prunelib.tasks.items import contains, load_items, matches, normalize, token_f1
 from prunelib.tasks.readouts import demonstration
 

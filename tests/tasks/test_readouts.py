@@ -8,11 +8,11 @@ import pytest
 import torch
 from tiny_files import tokenizer
 
+from prunelib.engine.text import Prompt
 from prunelib.errors import PrunelibError
-from prunelib.lm import LM
+from prunelib.models.lm import LM
 from prunelib.tasks import collapse, readouts
 from prunelib.tasks.items import Item
-from prunelib.text import Prompt
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 

@@ -150,7 +150,7 @@ def test_a_set_of_the_hub_by_name(monkeypatch):
         return {"corpus": [{"_id": "2", "title": "", "text": "two"}], "queries": [{"_id": "7", "text": "which?"}]}[part]
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.setattr("prunelib.hub.offline", lambda: False)
+    monkeypatch.setattr("prunelib.models.hub.offline", lambda: False)
     corpus = retrieval.load_corpus("scifact")
     assert corpus.relevant == {"7": {"2": 1}} and corpus.documents == {"2": "two"}
     assert asked == [("BeIR/scifact", "corpus", "corpus"), ("BeIR/scifact", "queries", "queries"),
@@ -158,7 +158,7 @@ def test_a_set_of_the_hub_by_name(monkeypatch):
 
 
 def test_shares_kept_are_paired_with_dense(monkeypatch):
-    from prunelib.experiments import retrieval as chapter
+    from prunelib.chapters.retrieval import measure as chapter
 
     scores = {"dense": (1.0, 0.5, 0.5), "drop:attn:1": (0.5, 0.5, 0.0)}
     rows = [

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from prunelib.errors import PrunelibError
-from prunelib.tasks import sandbox
-from prunelib.tasks.sandbox import Limits
+from prunelib.tasks.sandbox import box
+from prunelib.tasks.sandbox.box import Limits
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's")
 SMALL = Limits(cpu=1, wall=2.0, memory=128 * 2**20)
@@ -240,7 +240,7 @@ def test_a_hostile_program_is_contained_and_reported(name, tmp_path, monkeypatch
     before, memory, ours = _processes(), _kernel_objects(), _own_state()
     for word, value in {"outside": tmp_path, "port": _closed_port(), "mark": MARK, "caller": os.getpid()}.items():
         program = program.replace(f"{{{word}}}", str(value))
-    found = sandbox.run(f"{MARK!r}\n" + program, TEST, SMALL)
+    found = box.run(f"{MARK!r}\n" + program, TEST, SMALL)
     assert (found.status, detail in found.detail) == (status, True), found
     assert not found.passed and "secret" not in found.output and "\n" not in found.detail
     assert len(found.output) <= SMALL.output
@@ -257,7 +257,7 @@ def test_a_hostile_program_is_contained_and_reported(name, tmp_path, monkeypatch
 
 def _processes() -> set[int]:
     """Running programs of this checkout's sandbox, known by the script they were started with."""
-    found, script = set(), str(Path(sandbox.__file__).with_name("jail.py")).encode()
+    found, script = set(), str(Path(box.__file__).with_name("jail.py")).encode()
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             if script in (entry / "cmdline").read_bytes().split(b"\0"):
@@ -291,9 +291,9 @@ def _closed_port() -> int:
 
 
 def test_a_right_program_passes_and_a_wrong_one_fails():
-    found = sandbox.run("def f(): return -1\nprint('hello')", TEST)
+    found = box.run("def f(): return -1\nprint('hello')", TEST)
     assert found.passed and found.output == "hello\n" and found.detail == ""
-    wrong = sandbox.run("def f(): return 3", TEST)
+    wrong = box.run("def f(): return 3", TEST)
     assert wrong.status == "failed" and wrong.detail == "the test: AssertionError"
 
 
@@ -317,12 +317,12 @@ try: open('/etc/passwd')
 except OSError: done.append('refused')
 assert done[-1] == 'refused'
 """
-    found = sandbox.run(program)
+    found = box.run(program)
     assert found.passed, found
 
 
 def test_the_environment_is_empty():
-    found = sandbox.run("import os; print(sorted(os.environ))")
+    found = box.run("import os; print(sorted(os.environ))")
     assert found.passed and not any(name in found.output for name in ("HOME", "PATH", "TOKEN", "PYTHON"))
 
 
@@ -337,25 +337,25 @@ def test_the_environment_is_empty():
 ])  # fmt: skip
 def test_a_machine_without_a_wall_runs_nothing(wall, gone, reason, tmp_path, monkeypatch):
     """The wall is taken away in a copy of the inside; the program would have said so."""
-    jail, whole = tmp_path / "jail.py", Path(sandbox._jail()).read_text()
+    jail, whole = tmp_path / "jail.py", Path(box._jail()).read_text()
     assert wall in whole
     jail.write_text(whole.replace(wall, gone))
-    monkeypatch.setattr(sandbox, "_jail", lambda: str(jail))
+    monkeypatch.setattr(box, "_jail", lambda: str(jail))
     with pytest.raises(PrunelibError, match=f"not run here: .*{reason}") as caught:
-        sandbox.run("print('ran')")
+        box.run("print('ran')")
     assert "\n" not in str(caught.value)
 
 
 def test_an_inside_that_does_not_start_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "jail.py").write_text("raise SystemExit(3)")
-    monkeypatch.setattr(sandbox, "_jail", lambda: str(tmp_path / "jail.py"))
+    monkeypatch.setattr(box, "_jail", lambda: str(tmp_path / "jail.py"))
     with pytest.raises(PrunelibError, match="the sandbox did not start .exit code 3"):
-        sandbox.run("print('ran')")
+        box.run("print('ran')")
 
 
 CALLER = """
 import signal
-from prunelib.tasks.sandbox import Limits, run
+from prunelib.tasks.sandbox.box import Limits, run
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell ignores it
 run("import time; time.sleep(50)", limits=Limits(wall={wall}))
 """
@@ -405,7 +405,7 @@ def test_a_sandbox_that_is_killed_from_outside_is_no_pass(which):
     import threading
 
     before, found = _processes(), []
-    thread = threading.Thread(target=lambda: found.append(sandbox.run("import time; time.sleep(50)", TEST)))
+    thread = threading.Thread(target=lambda: found.append(box.run("import time; time.sleep(50)", TEST)))
     thread.start()
     deadline = time.monotonic() + 30
     while len(inside := sorted(_processes() - before)) < 2 and time.monotonic() < deadline:

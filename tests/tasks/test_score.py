@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from prunelib import hooks
+from prunelib.engine.decode import generate
+from prunelib.engine.prefix import shared_lengths
 from prunelib.errors import PrunelibError
 from prunelib.methods import parse
-from prunelib.tasks.generate import greedy
-from prunelib.tasks.prefix import shared_lengths
+from prunelib.models import hooks
 from prunelib.tasks.score import Request, loglikelihoods
 
 CLOSE = 1e-4  # nats; float32 rounding of a few hundred operations
@@ -143,7 +143,7 @@ def _plain(lm, prompt, steps):
 @pytest.mark.parametrize("batch_size", [1, 2, 8])
 def test_greedy_equals_decoding_without_a_cache(lm, prompts, groups, batch_size):
     lm = dataclasses.replace(lm, tokenizer=Letters())
-    found = greedy(lm, prompts, 6, groups=groups, batch_size=batch_size)
+    found = generate(lm, prompts, 6, groups=groups, batch_size=batch_size)
     assert [g.ids for g in found] == [_plain(lm, p, 6) for p in prompts]
     assert [g.ended for g in found] == [len(g.ids) < 6 for g in found]
 
@@ -151,14 +151,14 @@ def test_greedy_equals_decoding_without_a_cache(lm, prompts, groups, batch_size)
 def test_greedy_with_dropped_first_attention(lm, prompts):
     lm = dataclasses.replace(lm, tokenizer=Letters())
     with hooks.dropped(lm, parse("sites:attn:0+mlp:2")):
-        assert [g.ids for g in greedy(lm, prompts, 5, groups=GROUPS)] == [_plain(lm, p, 5) for p in prompts]
+        assert [g.ids for g in generate(lm, prompts, 5, groups=GROUPS)] == [_plain(lm, p, 5) for p in prompts]
 
 
 def test_a_text_ends_at_its_stop_string_and_others_go_on(tiny, prompts):
     lm = dataclasses.replace(tiny("llama"), tokenizer=Letters())
-    whole = greedy(lm, prompts, 8)
+    whole = generate(lm, prompts, 8)
     stop = whole[0].text[2:4]
-    for text, found in zip(whole, greedy(lm, prompts, 8, stop=[stop]), strict=True):
+    for text, found in zip(whole, generate(lm, prompts, 8, stop=[stop]), strict=True):
         assert found.text == text.text.partition(stop)[0]
         assert found.ended == (stop in text.text)
         assert text.ids[: len(found.ids)] == found.ids
@@ -169,10 +169,10 @@ def test_a_text_ends_at_its_end_token(tiny, prompts):
         eos_token_id = 0
 
     lm = dataclasses.replace(tiny("llama"), tokenizer=Letters())
-    whole = greedy(lm, prompts, 8)
+    whole = generate(lm, prompts, 8)
     Ending.eos_token_id = whole[1].ids[3]
     ending = dataclasses.replace(lm, tokenizer=Ending())
-    for text, found in zip(whole, greedy(ending, prompts, 8), strict=True):
+    for text, found in zip(whole, generate(ending, prompts, 8), strict=True):
         end = Ending.eos_token_id
         cut = text.ids.index(end) if end in text.ids else len(text.ids)
         assert found.ids == text.ids[:cut]
@@ -182,8 +182,8 @@ def test_a_text_ends_at_its_end_token(tiny, prompts):
 def test_prompts_that_do_not_fit_are_one_line(tiny):
     lm = tiny("llama")
     with pytest.raises(PrunelibError, match="needs 70 positions"):
-        greedy(lm, [[3] * 60], 10)
+        generate(lm, [[3] * 60], 10)
     with pytest.raises(PrunelibError, match="max_new"):
-        greedy(lm, [[3]], 0)
+        generate(lm, [[3]], 0)
     with pytest.raises(PrunelibError, match="prompt 0 has no tokens"):
-        greedy(lm, [[]], 1)
+        generate(lm, [[]], 1)

@@ -4,15 +4,16 @@
 ``val``           a number of the run, from the run's manifest
 ``claims-table``  the ledger of claims
 ``methods-table`` the registered methods
+``profiles-table`` how much each profile measures
 
 It reads what ``prunelib book`` put below ``_extra`` in the source folder; those
 files are also published as they are, at the top of the site.
 """
 
-from prunelib_book import figcard, ledger, methods, offline, val
+from prunelib_book import figcard, ledger, methods, offline, profiles, val
 
 
 def setup(app) -> dict:
-    for part in (figcard, ledger, methods, offline, val):
+    for part in (figcard, ledger, methods, offline, profiles, val):
         part.setup(app)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

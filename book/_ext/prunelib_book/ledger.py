@@ -5,7 +5,7 @@ from docutils.parsers.rst import directives
 from sphinx import addnodes
 from sphinx.util.docutils import SphinxDirective
 
-from prunelib import claims, facts
+from prunelib.report import claims, facts
 from prunelib_book import run, val
 
 _COLUMNS = (

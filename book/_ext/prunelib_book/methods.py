@@ -14,7 +14,7 @@ class MethodsTable(SphinxDirective):
 
     def run(self):
         rows = [self._row(method) for method in registry().values() if method.kind != "dense"]
-        head = nodes.thead("", _line([[nodes.paragraph("", title)] for title, _ in _COLUMNS]))
+        head = nodes.thead("", line([[nodes.paragraph("", title)] for title, _ in _COLUMNS]))
         group = nodes.tgroup("", *(nodes.colspec(colwidth=width) for _, width in _COLUMNS))
         group["cols"] = len(_COLUMNS)
         group += [head, nodes.tbody("", *rows)]
@@ -27,10 +27,10 @@ class MethodsTable(SphinxDirective):
             self.state.nested_parse(StringList([f"{{cite}}`{method.source}`"], self.env.docname), 0, holder)
             what += holder[0].children
         title = "Drop-n, sites" if method.title == "Drop" else method.title
-        return _line([[nodes.paragraph("", title)], [nodes.paragraph("", "", nodes.literal("", method.usage))], [what]])
+        return line([[nodes.paragraph("", title)], [nodes.paragraph("", "", nodes.literal("", method.usage))], [what]])
 
 
-def _line(cells: list[list[nodes.Node]]) -> nodes.row:
+def line(cells: list[list[nodes.Node]]) -> nodes.row:
     return nodes.row("", *(nodes.entry("", *cell) for cell in cells))
 
 

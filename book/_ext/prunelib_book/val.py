@@ -4,8 +4,8 @@ from docutils import nodes
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxRole
 
-from prunelib import facts
 from prunelib.errors import PrunelibError
+from prunelib.report import facts
 from prunelib_book import run
 
 _logger = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""What survives when sublayers are dropped?"""

@@ -1,0 +1,27 @@
+"""Items and texts asked of models with sublayers dropped; what is asked is shared with other chapters."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from prunelib.methods import parse_list
+from prunelib.runs.run import Run
+from prunelib.runs.zoo import scores
+
+KINDS = ("drop",)
+"""Kinds of methods that this chapter compares."""
+
+
+def chosen(run: Run, specs: str = "") -> list[str]:
+    """The notebook's comma-separated ``specs``, or the profile's drops."""
+    return [method.spec for method in parse_list(specs)] or scores.drop_specs(run)
+
+
+def answers(run: Run, specs: Sequence[str]) -> pd.DataFrame:
+    """Every item asked of the dense model and of each drop, in all read-outs (zoo.scores)."""
+    return scores.answers(run, specs)
+
+
+def texts(run: Run, specs: Sequence[str]) -> pd.DataFrame:
+    """Longer texts by the dense model and by each drop (zoo.scores)."""
+    return scores.texts(run, specs)

@@ -1,0 +1,1 @@
+"""How far do h, z and p move, layer by layer?"""

@@ -1,0 +1,107 @@
+"""What the page of layer curves shows: the paper's curves beside ours, drop lists, values and claims."""
+
+import numpy as np
+import pandas as pd
+
+from prunelib.chapters.chapter import Chapter
+from prunelib.chapters.layerwise import measure
+from prunelib.measure.stats import bands, bootstrap, cluster_mean, share, smooth
+from prunelib.report import paper
+from prunelib.runs.zoo.models import drop_order
+from prunelib.runs.zoo.traces import LENSES, Traces, layerwise, middle_layers
+
+
+def layer_bands(ch: Chapter, sublayer: str) -> pd.DataFrame:
+    """Cosine by layer for one kind of sublayer, with the paper's digitised mean beside it.
+
+    Columns: ``source`` (this model | paper), ``space, lens, layer, depth``
+    (relative, 0 to 1), ``mean, mean_lo, mean_hi, q05, q95, min, max``.
+    """
+    rows = measure.similarity(layerwise(ch))
+    rows = rows[rows["sublayer"] == sublayer]
+    ours = bands(rows, "cosine", ["space", "lens", "layer"])
+    ours.insert(0, "source", "this model")
+    pieces = [ours.assign(depth=ours["layer"] / max(1, ch.model["n_layers"] - 1))]
+    for space, name in (("h", "embedding"), ("z", "logit"), ("p", "probability")):
+        series = paper.series(f"fig:pruning_hierarchies_{sublayer}", name)
+        theirs = pd.DataFrame({"source": "paper", "space": space, "lens": "raw", "layer": series["x"]})
+        _, layers = paper.source(f"fig:pruning_hierarchies_{sublayer}", name)
+        pieces.append(theirs.assign(depth=series["x"] / (layers - 1), mean=series["y"]))
+    return pd.concat(pieces, ignore_index=True)
+
+
+def record(ch: Chapter) -> pd.DataFrame:
+    """Record the values and claims C4, C6 and C7 of the layer chapter; returns them as a table."""
+    traces = layerwise(ch)
+    middle = middle_layers(ch.model["n_layers"])
+    rows = measure.similarity(traces)
+    rows = rows[rows["layer"].isin(middle)]
+    ch.value("layerwise.n_points", len(traces.h), exact=True, fmt=",d")
+    ch.value("layerwise.n_prompts", traces.h["prompt_id"].nunique(), exact=True, fmt="d")
+    ch.value("layerwise.middle_first", middle[0], exact=True, fmt="d")
+    ch.value("layerwise.middle_last", middle[-1], exact=True, fmt="d")
+    for sublayer in sorted(rows["sublayer"].unique()):
+        for lens in LENSES:
+            part = rows[(rows["sublayer"] == sublayer) & rows["lens"].isin([lens])]
+            for space in ("h", "z", "p") if lens == "raw" else ("z", "p"):
+                x = part[part["space"] == space]
+                name = f"layerwise.{sublayer}.{lens}.cos_{space}"
+                ch.value(name, *cluster_mean(x["cosine"], x["prompt_id"]), fmt=".4f")
+                low = bootstrap(x, lambda f: np.percentile(f["cosine"], 5), seed=ch.seed)
+                ch.value(f"{name}_q05", *low, fmt=".3f")
+    ch.claim("C4", *bootstrap(rows[rows["lens"] == "raw"], _spread_gap, seed=ch.seed))
+    _record_amplification(ch, traces, middle)
+    return ch.claims_table()
+
+
+def _spread_gap(rows: pd.DataFrame) -> float:
+    """How much lower the 5th percentile of cos p lies than that of cos z."""
+    z, p = (rows.loc[rows["space"] == s, "cosine"].to_numpy() for s in ("z", "p"))
+    return float(np.percentile(z, 5) - np.percentile(p, 5))
+
+
+def _record_amplification(ch: Chapter, traces: Traces, middle: range) -> None:
+    ratios = measure.amplification_rows(traces)
+    for lens in LENSES:
+        part = ratios[ratios["lens"] == lens]
+        ch.value(f"amplification.{lens}.share", *share(part["ratio"] > 1, part["prompt_id"]), fmt=".1%")
+        median = bootstrap(part, lambda f: np.median(f["ratio"]), seed=ch.seed)
+        ch.value(f"amplification.{lens}.median", *median, fmt=".3g")
+        # Where softmax is saturated there is little left to move.
+        sure = part["pmax_dense"] > 0.95
+        for name, some in (("saturated", part[sure]), ("open", part[~sure])):
+            key = f"amplification.{lens}.share_{name}"
+            if len(some):
+                ch.value(key, *share(some["ratio"] > 1, some["prompt_id"]), fmt=".1%")
+            else:  # the page names it all the same and reads "not defined"
+                ch.value(key, None, exact=True)
+        if lens == "normed":
+            ch.claim("C6", *share(part["ratio"] > 1, part["prompt_id"]))
+    p = traces.p[(traces.p["lens"] == "normed") & traces.p["layer"].isin(middle)]
+    low, high = min(ch.temperatures), max(ch.temperatures)
+    for name, t in (("low", low), ("high", high)):
+        ch.value(f"temperature.{name}", t, exact=True, fmt="g")
+    wide = p.pivot_table(
+        index=["prompt_id", "position", "sublayer", "layer"], columns="temperature", values="one_minus_cos_p"
+    ).reset_index()
+    for name, t in (("low", low), ("high", high)):
+        ratio = smooth(wide, lambda f, t=t: f[t].mean() / f[1.0].mean())
+        ch.value(f"temperature.{name}_ratio", *ratio, fmt=".2f")
+        worse = share(wide[t] > wide[1.0], wide["prompt_id"])
+        ch.value(f"temperature.{name}_share_worse", *worse, fmt=".1%")
+    if low < 1:
+        ch.claim("C7", *smooth(wide, lambda f: f[low].mean() / f[1.0].mean()))
+
+
+def drop_lists(ch: Chapter, count: int = 0) -> pd.DataFrame:
+    """The layers that cosine importance would drop, in order: one row for each kind of sublayer.
+
+    ``count`` 0 means a quarter of the layers, at most 8. Raises PrunelibError
+    when ``count`` is above the number of layers.
+    """
+    from prunelib.methods.drop import Drop
+
+    count = count or min(8, max(1, ch.model["n_layers"] // 4))
+    plans = [(Drop(kind, count), Drop(kind, count).choose(drop_order(ch))) for kind in ("attn", "mlp", "block")]
+    rows = [(drop.label, drop.spec, " ".join(str(site.layer) for site in plan.sites)) for drop, plan in plans]
+    return pd.DataFrame(rows, columns=["label", "spec", "layers"])

@@ -1,0 +1,1 @@
+"""What does the LM head do to a perturbation?"""

@@ -1,0 +1,138 @@
+"""Figures of the LM-head chapter: attenuation, spectrum, common offset."""
+
+import numpy as np
+import pandas as pd
+
+from prunelib.report.figures import Drawn, figure
+from prunelib.report.style import Style
+from prunelib.report.words import LENS_NAMES, sublayer_name
+
+KINDS = {"measured": "measured (median, 5–95 %)", "profile": "from the spectrum", "isotropic": "random direction"}
+
+
+@figure("fig-head-attenuation", "What the LM head does to the orthogonal part")
+def attenuation(data: pd.DataFrame, style: Style) -> Drawn:
+    """(‖Δz⊥‖/‖z‖)/(‖Δh⊥‖/‖h‖) by layer, measured and predicted from the spectrum of W."""
+    fig, axes = style.subplots(height=2.9, ncols=2, sharey=True)
+    for axis, sublayer in zip(axes, ("attn", "mlp"), strict=True):
+        for i, (kind, label) in enumerate(KINDS.items()):
+            rows = data[(data["sublayer"] == sublayer) & (data["kind"] == kind)].sort_values("layer")
+            if kind == "measured":
+                axis.fill_between(rows["layer"], rows["q05"], rows["q95"], color=style.colours[0], alpha=0.2, lw=0)
+            axis.plot(
+                rows["layer"],
+                rows["median"],
+                color=style.colours[i],
+                ls=style.linestyles[i],
+                marker=style.markers[i],
+                ms=3,
+                label=label,
+            )
+        axis.axhline(1, color=style.foreground, lw=0.9)
+        axis.set(yscale="log", xlabel="layer", title=f"{sublayer_name(sublayer)} dropped")
+    axes[0].set_ylabel(r"$(\|\Delta z_\perp\|/\|z\|)\,/\,(\|\Delta h_\perp\|/\|h\|)$")
+    axes[1].legend(loc="best")
+    wide = data.pivot(index=["sublayer", "layer"], columns="kind", values="median")
+    below = (wide["measured"] < 1).groupby("sublayer").agg(["sum", "size"])
+    medians = wide.groupby("sublayer")["measured"].median()
+    error = float(np.exp(np.abs(np.log(wide["profile"] / wide["measured"])).median()) - 1)
+    counts = {s: f"{below.loc[s, 'sum']} of {below.loc[s, 'size']}" for s in ("attn", "mlp")}
+    caption = (
+        f"**The head shrinks the relative orthogonal part in {counts['attn']} layers for attention (median "
+        f"{medians['attn']:.2f}) and {counts['mlp']} for the MLP ({medians['mlp']:.2f}); the spectrum of $W$ and how "
+        f"$h$ and $\\Delta h_\\perp$ lie in it predict it to within {error:.0%} in the median layer.** "
+        "Below the line at 1 the head attenuates. "
+        "The squares use only the layer's mean energy profiles over the singular directions of $W$; the triangles "
+        "replace the perturbation by a random direction. Raw lens, so that the head is the only map between them."
+    )
+    alt = (
+        f"Ratio by layer on a log axis. Attention: below 1 in {counts['attn']} layers, median {medians['attn']:.2f}. "
+        f"MLP: below 1 in {counts['mlp']} layers, median {medians['mlp']:.2f}. Spectrum prediction off by {error:.0%}."
+    )
+    return Drawn(fig, caption, alt)
+
+
+@figure("fig-head-spectrum", "Where the stream and its perturbations lie in the head's spectrum")
+def spectrum(data: pd.DataFrame, style: Style) -> Drawn:
+    """Cumulative energy of h and Δh⊥ along the singular directions of W, by depth quarter."""
+    fig, axes = style.subplots(height=2.9, ncols=2, sharey=True)
+    gain = data[data["vector"] == "squared gain"]
+    d = int(gain["index"].max()) + 1
+    names = {"h": "stream $h$", "dh_perp": r"perturbation $\Delta h_\perp$"}
+    for axis, (vector, title) in zip(axes, names.items(), strict=True):
+        for i, (depth, rows) in enumerate(data[data["vector"] == vector].groupby("depth")):
+            axis.plot(
+                rows["index"] + 1,
+                rows["cumulative"],
+                color=style.colours[i],
+                ls=style.linestyles[i],
+                label=f"quarter {depth:.0f} of the layers",
+            )
+        axis.plot(gain["index"] + 1, gain["cumulative"], color=style.muted, lw=0.9, label="squared gain of $W$")
+        axis.plot(
+            np.arange(1, d + 1),
+            np.arange(1, d + 1) / d,
+            color=style.foreground,
+            lw=0.9,
+            ls=style.linestyles[2],
+            label="random direction",
+        )
+        axis.set(xscale="log", xlabel="singular directions of $W$, largest first", title=title, ylim=(0, 1.02))
+    axes[0].set_ylabel("cumulative share")
+    axes[1].legend(loc="upper left")
+    first = data[data["index"] == 0].groupby("vector")["cumulative"].mean()
+    caption = (
+        f"**The first singular direction of $W$ carries {first['squared gain']:.0%} of its squared gain, and holds "
+        f"{first['h']:.1%} of the energy of $h$ against {first['dh_perp']:.1%} of $\\Delta h_\\perp$ "
+        f"({1 / d:.2%} for a random direction).** Cumulative energy over the singular directions of the LM head, mean "
+        "over prompts, positions and sublayers, for the four quarters of the layers. Where the curve of $h$ lies "
+        "above that of the perturbation, the head amplifies the stream more than its change, and the relative change "
+        "shrinks."
+    )
+    alt = (
+        f"Cumulative energy curves over {d} singular directions. First direction: squared gain "
+        f"{first['squared gain']:.1%}, stream {first['h']:.1%}, perturbation {first['dh_perp']:.1%}."
+    )
+    return Drawn(fig, caption, alt)
+
+
+@figure("fig-head-centred", "How much of the logits' stability is a common offset")
+def centred(data: pd.DataFrame, style: Style) -> Drawn:
+    """1 − cos z by layer as it is and after subtracting the mean logit, both lenses."""
+    fig, axes = style.subplots(height=4.4, nrows=2, ncols=2, sharex=True, sharey=True)
+    for row, lens in zip(axes, ("raw", "normed"), strict=True):
+        for axis, sublayer in zip(row, ("attn", "mlp"), strict=True):
+            for i, version in enumerate(("as is", "centred")):
+                rows = data[
+                    (data["lens"] == lens) & (data["sublayer"] == sublayer) & (data["version"] == version)
+                ].sort_values("layer")
+                axis.fill_between(
+                    rows["layer"], rows["mean_lo"], rows["mean_hi"], color=style.colours[i], alpha=0.25, lw=0
+                )
+                axis.plot(
+                    rows["layer"],
+                    rows["mean"],
+                    color=style.colours[i],
+                    ls=style.linestyles[i],
+                    marker=style.markers[i],
+                    ms=3,
+                    label=version,
+                )
+            axis.set(yscale="log", title=f"{sublayer_name(sublayer)} dropped, {LENS_NAMES[lens]}")
+        row[0].set_ylabel(r"mean $1-\cos(z)$")
+    for axis in axes[1]:
+        axis.set_xlabel("layer")
+    axes[0][0].legend(loc="best")
+    means = data.groupby(["lens", "version"])["mean"].mean()
+    times = {lens: means[lens, "centred"] / means[lens, "as is"] for lens in ("raw", "normed")}
+    caption = (
+        f"**Without the offset common to all logits, which softmax ignores, the mean deviation of $z$ is "
+        f"{times['raw']:.2f} times as large with the raw lens and {times['normed']:.2f} times with the normed lens.** "
+        r"Mean $1-\cos(z)$ by layer for the logits as they are and for the logits minus their mean, with the 95 % "
+        "interval over prompts. The distance between the lines is the stability that never reaches $p$."
+    )
+    alt = (
+        "Four panels of 1 minus cosine of the logits by layer, as is and centred. Mean ratio centred to as is: "
+        f"raw lens {times['raw']:.2f}, normed lens {times['normed']:.2f}."
+    )
+    return Drawn(fig, caption, alt)

@@ -1,0 +1,1 @@
+"""What does an embedding keep when sublayers are dropped?"""

@@ -1,0 +1,33 @@
+"""What the page on retrieval records."""
+
+import pandas as pd
+
+from prunelib.chapters.chapter import Chapter
+from prunelib.chapters.retrieval.measure import kept, layers_of
+from prunelib.measure import stats
+from prunelib.methods import parse
+from prunelib.tasks import retrieval
+
+
+def record(ch: Chapter, by_encoder: pd.DataFrame, by_model: pd.DataFrame) -> pd.DataFrame:
+    """Record the chapter's numbers and claim C10; returns all measures as a table for the page."""
+    quarter = f"drop:attn:{-(-layers_of(by_encoder) // 4)}"
+    shares = kept(by_encoder).set_index("spec")
+    for name, found in (("encoder", by_encoder), ("model", by_model)):
+        ch.value(f"retrieval.{name}.documents", int(found["documents"].iloc[0]), exact=True, fmt="d")
+        ch.value(f"retrieval.{name}.queries", found["query_id"].nunique(), exact=True, fmt="d")
+        dense = found[found["spec"] == "dense"]
+        for measure in retrieval.MEASURES:
+            ch.value(f"retrieval.{name}.{measure}", *stats.share(dense[measure], dense["cluster"]), fmt=".2f")
+        dropped = [spec for spec in dict.fromkeys(found["spec"]) if getattr(parse(spec), "sublayers", "") == "attn"]
+        most = dropped[-1]
+        share = kept(found).set_index("spec").loc[most]
+        ch.value(f"retrieval.{name}.attn.most", share["label"], exact=True, fmt="s")
+        ch.value(f"retrieval.{name}.attn.kept", share["kept"], share["lo"], share["hi"], fmt=".0%")
+    row = shares.loc[quarter]
+    ch.value("retrieval.quarter", row["label"], exact=True, fmt="s")
+    ch.value("retrieval.kept", row["kept"], row["lo"], row["hi"], fmt=".0%")
+    ch.claim("C10", row["kept"], row["lo"], row["hi"])
+    both = pd.concat([by_encoder.assign(embedder="encoder"), by_model.assign(embedder="language model")])
+    shown = both.groupby(["embedder", "label"], sort=False)[list(retrieval.MEASURES)].mean().round(3)
+    return shown.rename(columns=retrieval.MEASURES).reset_index()

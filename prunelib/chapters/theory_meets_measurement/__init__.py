@@ -1,0 +1,1 @@
+"""Do the estimates track the measurement at one layer, step by step?"""

@@ -1,0 +1,51 @@
+"""What the page shows: the paper's series beside the measured one, and how well each agrees."""
+
+import pandas as pd
+
+from prunelib.chapters.chapter import Chapter
+from prunelib.chapters.theory_meets_measurement.measure import agreement, points
+from prunelib.measure.agreement import inside
+from prunelib.report import paper
+from prunelib.runs.zoo.traces import LENSES
+
+STATISTICS = {"cosine": "one_minus_cosine", "kl": "kl"}
+"""What the paper's data calls the quantities that are measured."""
+
+
+def beside_paper(ch: Chapter, quantity: str, layer: int = -1, temperature: float = 1.0) -> pd.DataFrame:
+    """Measured and estimated deviation at every decoding position, and the paper's series.
+
+    ``quantity`` is ``cosine`` (1 − cos p, Theorem 2) or ``kl`` (KL(dense‖pruned), Theorem 3).
+    Columns: ``source, prompt_id, lens, step, measured, estimated, lower, upper, slack``.
+    """
+    figure = f"fig:theory_vs_measured:{STATISTICS[quantity]}"
+    ours = points(ch, quantity, layer, temperature)
+    measured, estimated = (paper.series(figure, name) for name in ("measured", "estimated"))
+    both = measured.merge(estimated, on="x", suffixes=("_measured", "_estimated"))
+    theirs = pd.DataFrame({"step": both["x"], "measured": both["y_measured"], "estimated": both["y_estimated"]})
+    theirs = theirs.assign(source="paper", prompt_id="paper", lens="raw")
+    return pd.concat([ours, theirs], ignore_index=True)
+
+
+def record(ch: Chapter, tables: dict[str, pd.DataFrame], layer: int = -1) -> pd.DataFrame:
+    """Record agreement for both measures and lenses; returns it beside the paper's numbers."""
+    rows = []
+    for measure, table in tables.items():
+        reported = paper.stat("theory_vs_measured")[STATISTICS[measure]]
+        theirs = {"pearson": reported["pearson"], "ratio": reported["median_estimate_over_measured"]}
+        for lens in LENSES:
+            ours = table[(table["source"] == "this model") & (table["lens"] == lens)]
+            found = agreement(ours, ch.seed)
+            ch.values({f"middle.{measure}.{lens}.{k}": v for k, v in found.items()}, fmt=".3f")
+            # The interval theorem is exact; the float32 rounding of the trace is allowed for.
+            ch.value(f"middle.{measure}.{lens}.inside", inside(ours).mean(), exact=True, fmt=".1%")
+            for name, (value, lo, hi) in found.items():
+                row = {"measure": measure, "lens": lens, "statistic": name, "value": value}
+                rows.append(row | {"lo": lo, "hi": hi, "paper": theirs[name]})
+        for name, value in theirs.items():
+            ch.value(f"middle.{measure}.paper.{name}", value, exact=True, fmt=".3f")
+    some = tables["kl"][tables["kl"]["source"] == "this model"]
+    ch.value("middle.positions", len(some[some["lens"] == "raw"]), exact=True, fmt=",d")
+    ch.value("middle.prompts", some["prompt_id"].nunique(), exact=True, fmt="d")
+    ch.value("middle.layer", ch.model["n_layers"] // 2 if layer == -1 else layer, exact=True, fmt="d")
+    return pd.DataFrame(rows)

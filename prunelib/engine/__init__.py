@@ -1,0 +1,1 @@
+"""One way to read and write tokens: shared prefixes, decoding, prompts and calibration text."""

@@ -1,0 +1,58 @@
+"""Sublayers that a checkpoint says are dropped: listed in its configuration, and not computed.
+
+``config.json`` names them under ``prunelib_drop``; their output projections are zero, so that a loader
+that knows nothing of the list gives the same logits.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+from torch import nn
+
+from prunelib.errors import PrunelibError
+from prunelib.models import hooks
+from prunelib.models.sublayers import DropPlan, Site
+
+
+def stay_dropped(lm) -> None:
+    """Drop for good what the checkpoint of ``lm`` lists under ``prunelib_drop``.
+
+    Raises PrunelibError for a list that the model cannot have, and for a listed
+    sublayer whose output projection is not zero: leaving it out would change
+    the model.
+    """
+    listed = lm.config.prunelib_drop
+    if not isinstance(listed, list):
+        raise PrunelibError(f"the prunelib_drop of {lm.name} is not a list of sites such as ['attn:3']: {listed!r}")
+    plan = DropPlan(tuple(map(Site.parse, map(str, listed))))
+    with ExitStack() as stack:
+        stack.enter_context(hooks.dropped(lm, plan))
+        for site in plan.sites:
+            if any(parameter.any() for parameter in projection(lm, site)):
+                raise PrunelibError(
+                    f"{lm.name} lists {site} as dropped, but its output projection is not zero: "
+                    "if it was trained on, take prunelib_drop out of its config.json"
+                )
+        # The stubs stay as long as the context is held, and that as long as the model's wrapper lives.
+        lm.held = stack.pop_all()
+
+
+def refuse_dropped(lm) -> None:
+    """Raises PrunelibError for a checkpoint that already has dropped sublayers."""
+    listed = getattr(lm.config, "prunelib_drop", None)
+    if listed:
+        raise PrunelibError(
+            f"{lm.name} already has dropped sublayers ({', '.join(listed)}): "
+            "start from the dense model, or compress its weights first and drop last"
+        )
+
+
+def projection(lm, site: Site) -> Iterator[nn.Parameter]:
+    """Weight and bias through which a sublayer (both, of a block) writes to the stream.
+
+    What follows them, a post-norm or a multiplier, maps zero to zero in every
+    family (the tests compare the logits of each).
+    """
+    for path in (lm.arch.attn_proj, lm.arch.mlp_proj):
+        if site.kind == "block" or path == getattr(lm.arch, f"{site.kind}_proj"):
+            yield from lm.layers[site.layer].get_submodule(path).parameters()

@@ -1,0 +1,68 @@
+"""From a name to a loaded model: an alias of ``data/models.toml``, a local folder, a GGUF file or a hub id."""
+
+import torch
+
+from prunelib.errors import PrunelibError, nearest
+from prunelib.models import checkpoint, fetch
+from prunelib.models.arch import arch_for
+from prunelib.models.dropped import stay_dropped
+from prunelib.models.lm import LM
+from prunelib.paths import slugify
+
+DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
+
+
+def load(name: str, revision: str | None = None, dtype: str | torch.dtype = "auto", device: str = "auto") -> LM:
+    """Load a model by alias, local folder, GGUF file or hub id.
+
+    Parameters
+    ----------
+    name : alias (``prunelib models`` lists them), path, or ``org/model``
+    revision : hub branch, tag or commit; always a string
+    dtype : "auto" (float32 on a CPU, the checkpoint's own on a GPU) or a torch dtype name
+    device : "auto" (cuda, else mps, else cpu) or a torch device name
+
+    Raises
+    ------
+    PrunelibError
+        One line each, for what a user can fix: unknown model, no network and no cache, corrupt files,
+        unsupported layout, NaN weights.
+    """
+    where = resolve_device(device)
+    wanted = resolve_dtype(dtype, where)
+    alias = fetch.aliases().get(name)
+    if alias and alias.kind != "causal":
+        raise PrunelibError(f"{name} is an {alias.kind}, not a causal language model")
+    source = fetch.fetch(name, revision or None)
+    fetch.check_content(source)
+    model, tokenizer = checkpoint.open_model(source.path, wanted, check=arch_for)
+    lm = LM.from_model(model.to(where), tokenizer, name, source.revision, source.licence)
+    lm.slug = slugify(name, revision or None)
+    if getattr(lm.config, "prunelib_drop", None):  # written by `prunelib compress`
+        stay_dropped(lm)
+    return lm
+
+
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype | str:
+    """A torch dtype, or "auto" for the checkpoint's own."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else "auto"
+    if dtype not in DTYPES:
+        raise PrunelibError(f"unknown dtype '{dtype}'{nearest(dtype, DTYPES)}; use auto or one of {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def resolve_device(device: str) -> torch.device:
+    """A device that exists on this machine."""
+    present = ["cpu"]
+    if torch.cuda.is_available():
+        present += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        present.append("mps")
+    if device == "auto":
+        return torch.device(next((d for d in ("cuda", "mps") if d in present), "cpu"))
+    if str(device) not in present:
+        raise PrunelibError(f"device '{device}' is not available here; use auto or one of {', '.join(present)}")
+    return torch.device(device)

@@ -1,0 +1,131 @@
+"""What the chapters on dropping and sparsity record and list, from task scores alone."""
+
+import math
+
+import pandas as pd
+
+from prunelib.measure import stats
+from prunelib.methods import parse
+from prunelib.models.sublayers import LETTERS
+from prunelib.report import claims
+from prunelib.runs.zoo.models import plan_of
+from prunelib.tasks import shares
+
+SHOWN = ("choice", "forced", "generation")
+
+
+def beside_rows(ch, figure_id: str, own: pd.DataFrame) -> pd.DataFrame:
+    """What the runs beside this one drew as their own in a figure; ``source`` is the name of the run."""
+    found = [own[:0]]
+    for other in ch.beside:
+        rows = other.figure_data(figure_id)
+        if rows is not None and "chance" not in rows:  # an older edition's shares hold what guessing gives
+            found.append(rows[(rows["source"] == "this run") & (rows["x"] > 0)].assign(source=other.name)[list(own)])
+    return pd.concat(found, ignore_index=True)
+
+
+def record(ch, answers: pd.DataFrame, chapter: str, claim: str) -> pd.DataFrame:
+    """Record a chapter's numbers and its claim; returns all scores as a table for the page.
+
+    ``chapter`` is the first word of the value keys. The claim has two parts, the shares kept in
+    multiple choice and in generation, each a mean over the chapter's compressed models; beside
+    them stand their difference, how many models show both by themselves, and the difference of
+    shares of the plain scores, in which guessing counts as kept.
+    """
+    table = shares.kept(answers)
+    specs = [spec for spec in dict.fromkeys(table["spec"]) if spec != "dense"]
+    ch.value(f"{chapter}.items", answers["item_id"].nunique(), exact=True, fmt="d")
+    ch.value(f"{chapter}.passages", answers["passage_id"].nunique(), exact=True, fmt="d")
+    ch.value(f"{chapter}.models", len(specs), exact=True, fmt="d")
+    ch.value(f"{chapter}.undefined", shares.undefined(answers), exact=True, fmt="s")
+    dense = answers[answers["spec"] == "dense"]
+    for readout in table["readout"].unique():
+        ch.value(f"{chapter}.dense.{readout}", *stats.share(dense[readout], dense["passage_id"]), fmt=".2f")
+    verdicts = []
+    for spec in specs:
+        parts = _parts(answers, [spec])
+        for readout, part in zip((shares.CHOICE, shares.WRITTEN), parts.values(), strict=True):
+            ch.value(f"{chapter}.{_name(spec)}.{readout}", *part, fmt=".0%")
+        ch.value(f"{chapter}.{_name(spec)}.difference", *shares.difference(answers, [spec]), fmt=".2f")
+        verdicts.append(_verdict(claim, parts))
+    for verdict in (claims.SUPPORTED, claims.NOT_SUPPORTED, claims.UNDECIDED):
+        ch.value(f"{chapter}.{verdict.replace(' ', '_')}", verdicts.count(verdict), exact=True, fmt="d")
+    parts = _parts(answers, specs)
+    for readout, part in zip((shares.CHOICE, shares.WRITTEN), parts.values(), strict=True):
+        ch.value(f"{chapter}.{readout}", *part, fmt=".0%")
+    ch.value(f"{chapter}.difference", *shares.difference(answers, specs), fmt=".2f")
+    ch.value(f"{chapter}.difference_uncorrected", *shares.difference(answers, specs, corrected=False), fmt=".2f")
+    ch.claim(claim, parts=parts)
+    shown = table.pivot(index=["spec", "label"], columns="readout", values="score").loc[
+        list(dict.fromkeys(zip(table["spec"], table["label"], strict=True)))
+    ]
+    shown = shown[list(table["readout"].unique())].rename(columns=shares.LABELS).round(2)
+    return shown.reset_index(level="label").reset_index(drop=True).rename_axis(columns=None)
+
+
+def _parts(answers: pd.DataFrame, specs: list[str]) -> dict[str, stats.Interval]:
+    """The numbers of claims C8 and C9 by the names of their parts, mean over some models."""
+    readouts = {"choice kept": shares.CHOICE, "generation kept": shares.WRITTEN}
+    return {name: shares.mean_kept(answers, specs, readout) for name, readout in readouts.items()}
+
+
+def _verdict(claim: str, parts: dict[str, stats.Interval]) -> str:
+    return claims.whole(claims.judge(part, *parts[part.name]) for part in claims.CLAIMS[claim].parts)
+
+
+def by_model(answers: pd.DataFrame, claim: str) -> pd.DataFrame:
+    """For the page, a row a compressed model and one for their mean: shares kept in choice and generation.
+
+    Each with its interval, beside them their difference, what the rule of ``claim`` says of that model
+    alone, and the smallest and largest generation share over calibration seeds, where there are several.
+    """
+    table = shares.kept(answers, (shares.CHOICE, shares.WRITTEN))
+    table = table[table["spec"] != "dense"]
+    seeds, rows = answers.groupby("spec")["seed"].nunique(), []
+    models = list(dict.fromkeys(zip(table["spec"], table["label"], strict=True)))
+    groups = [([spec], label) for spec, label in models] + [([spec for spec, _ in models], "mean of all")]
+    for specs, label in groups:
+        parts = _parts(answers, specs)
+        numbers = [*parts.values(), shares.difference(answers, specs)]
+        shown = [text for value, lo, hi in numbers for text in (_shown(value), f"{_shown(lo)} to {_shown(hi)}")]
+        spread = ""
+        if len(specs) == 1 and seeds[specs[0]] > 1:
+            over = table.set_index(["spec", "readout"]).loc[(specs[0], shares.WRITTEN)]
+            spread = f"{_shown(over['seed_lo'])} to {_shown(over['seed_hi'])} ({seeds[specs[0]]})"
+        rows.append((label, *shown, _verdict(claim, parts), spread))
+    return pd.DataFrame(
+        rows,
+        columns=[
+            "model",
+            "choice kept",
+            "choice 95 %",
+            "generation kept",
+            "generation 95 %",
+            "difference",
+            "difference 95 %",
+            claim,
+            "generation over seeds",
+        ],
+    )
+
+
+def _shown(number: float) -> str:
+    return f"{number:.2f}".replace("-", "−") if math.isfinite(number) else "not defined"
+
+
+def drop_lists(ch, specs):
+    """Which layers each plan drops, by the run's own calibration text; for the page, no list cut short."""
+    from IPython.display import HTML
+
+    rows = []
+    for method in (method for method in map(parse, specs) if method.kind == "drop"):
+        sites = plan_of(ch, method.spec).sites
+        named = (str(site.layer if method.sublayers in LETTERS else site) for site in sites)
+        rows.append((method.label, ", ".join(named)))
+    found = pd.DataFrame(rows, columns=["plan", "layers, first dropped first"])
+    with pd.option_context("display.max_colwidth", None):
+        return HTML(found.to_html(index=False))
+
+
+def _name(spec: str) -> str:
+    return spec.replace(":", "-").replace(".", "")

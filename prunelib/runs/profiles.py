@@ -1,0 +1,93 @@
+"""How much a run measures, in one table: a column a profile, a row a quantity.
+
+Nothing here enters a table's key by itself; whatever a number depends on is in its key as a value.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+from prunelib.errors import PrunelibError, nearest
+
+
+def _about(text: str):
+    """A field with what it counts, as the book's table of profiles says it."""
+    return field(metadata={"about": text})
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much is measured. ``about(name)`` says what a field counts."""
+
+    prompts: int = _about("prompts traced, from the top of the prompt set")
+    new_tokens: int = _about("tokens that the dense model writes after each prompt")
+    layer_positions: int = _about("decoding positions a prompt in the trace of all layers")
+    calibration: int = _about("calibration sequences")
+    calibration_tokens: int = _about("tokens of each calibration sequence")
+    synthetic: int = _about("effort of the synthetic theorem checks, 1 the smallest")
+    seeds: int = _about("calibration seeds, the run's own and those after it")
+    texts: int = _about("held-out texts whose perplexity is measured")
+    passages: int = _about("passages of the task items, three questions each")
+    long_prompts: int = _about("prompts of longer texts")
+    long_tokens: int = _about("tokens of each longer text")
+    case_texts: int = _about("prompts whose texts the case study shows")
+    documents: int = _about("passages that the language model searches; the encoder always searches all")
+    benchmark_items: int = _about("first items of each standard benchmark")
+    seeded: tuple[str, ...] = _about("specifications compressed again with every calibration seed")
+    sparse: tuple[str, ...] = _about("specifications of the sparsity chapter")
+    lettered: tuple[str, ...] = _about("kinds of models whose options are also asked by letter")
+    drops: Mapping[str, tuple[int, ...]] = _about(
+        "sublayers dropped, of a model of 30 layers; others get the same share"
+    )
+    encoder_drops: Mapping[str, tuple[int, ...]] = _about(
+        "sublayers dropped, of an encoder of 6 layers; others get the same share, rounded up"
+    )
+
+    @property
+    def calibration_key(self) -> list:
+        """What the calibration tokens depend on besides model and seed."""
+        return ["self", self.calibration, self.calibration_tokens]
+
+
+PROFILES = {
+    "smoke": Profile(
+        prompts=4, new_tokens=8, layer_positions=2, calibration=2, calibration_tokens=64, synthetic=1, seeds=2,
+        texts=6, passages=4, long_prompts=3, long_tokens=24, case_texts=1, documents=8, benchmark_items=2,
+        seeded=("wanda:0.5", "sparsegpt:0.5"),
+        sparse=("wanda:0.5", "wanda:2:4"),
+        lettered=("dense", "drop", "sparsify"),
+        drops={"attn": (8,), "mlp": (4,), "block": (4,)},
+        encoder_drops={"attn": (2,), "mlp": (2,)},
+    ),
+    "quick": Profile(
+        prompts=32, new_tokens=32, layer_positions=8, calibration=16, calibration_tokens=64, synthetic=4, seeds=2,
+        texts=12, passages=12, long_prompts=6, long_tokens=48, case_texts=2, documents=12, benchmark_items=16,
+        seeded=("wanda:0.5", "sparsegpt:0.5"),
+        sparse=("magnitude:0.5", "wanda:0.3", "wanda:0.5", "wanda:2:4", "sparsegpt:0.5"),
+        lettered=(),  # a third of the time of an item
+        drops={"attn": (4, 8), "mlp": (2, 4), "block": (4,)},
+        encoder_drops={"attn": (2, 4, 6), "mlp": (4,), "block": (2,)},
+    ),
+    "full": Profile(
+        prompts=40, new_tokens=64, layer_positions=16, calibration=64, calibration_tokens=64, synthetic=8, seeds=3,
+        texts=40, passages=60, long_prompts=40, long_tokens=96, case_texts=8, documents=60, benchmark_items=32,
+        seeded=("wanda:0.5", "wanda:2:4", "sparsegpt:0.5", "sparsegpt:2:4"),
+        sparse=tuple(f"{name}:{pattern}" for name in ("magnitude", "wanda", "sparsegpt")
+                     for pattern in ("0.3", "0.5", "0.7", "2:4", "4:8")),
+        lettered=("dense", "drop"),
+        drops={"attn": (4, 8, 12, 16), "mlp": (2, 4, 6), "block": (2, 4, 6)},
+        encoder_drops=dict.fromkeys(("attn", "mlp", "block"), (1, 2, 3, 4, 6)),
+    ),
+}  # fmt: skip
+
+
+def profile(name: str) -> Profile:
+    """The profile of this name, or PrunelibError with the nearest one."""
+    if name not in PROFILES:
+        options = ", ".join(PROFILES)
+        raise PrunelibError(f"unknown profile '{name}'{nearest(name, PROFILES)}; use one of {options}")
+    return PROFILES[name]
+
+
+def about() -> dict[str, str]:
+    """What each field of a :class:`Profile` counts, in the order of the table."""
+    return {one.name: one.metadata["about"] for one in fields(Profile)}

@@ -1,0 +1,1 @@
+"""What several chapters of a run share, each computed once: compressed models, traces, scores."""

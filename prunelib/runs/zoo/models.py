@@ -1,0 +1,155 @@
+"""Importance scores, drop plans and compressed models of a run, each computed once and kept in its folder."""
+
+import numpy as np
+import pandas as pd
+
+from prunelib.files import is_sealed, seal, short_name
+from prunelib.methods import parse
+from prunelib.models.sublayers import DropPlan, Site
+from prunelib.runs.run import Run
+from prunelib.runs.tables import ArrayFile, read_arrays
+
+WHOLE = ("drop", "joined")
+"""Kinds that are applied to a model as a whole; the others walk through it block by block."""
+
+
+def calibration(run: Run, seed: int | None = None):
+    """Calibration token ids [n, length], sampled from the dense model; kept as a table of the run.
+
+    ``seed`` is the run's own unless given. Sampling is slow, and every method
+    of a run should see the same text.
+    """
+    seed = run.seed if seed is None else seed
+    n, length = run.settings.calibration, run.settings.calibration_tokens
+
+    def compute() -> pd.DataFrame:
+        from prunelib.engine import text
+
+        ids = text.calibration(run.lm, "self", n, length, seed).ids
+        columns = {"sequence": np.repeat(np.arange(n), length), "position": np.tile(np.arange(length), n)}
+        return pd.DataFrame(columns | {"token": ids.flatten().numpy()})
+
+    import torch
+
+    key = {"calibration": run.settings.calibration_key, "of_seed": seed}
+    table = run.table(f"calibration_seed{seed}", key, compute)
+    return torch.from_numpy(table["token"].to_numpy().copy()).view(n, length)
+
+
+def drop_order(run: Run, seed: int | None = None) -> pd.DataFrame:
+    """Importance of every sublayer and block on text sampled from the dense model itself.
+
+    ``seed`` is that of the calibration text, the run's own unless given. Columns
+    ``layer, kind, cosine`` (similarity of the residual stream before and after, mean
+    over calibration tokens) and ``rank`` (0 is dropped first).
+    """
+
+    def compute() -> pd.DataFrame:
+        from prunelib.methods.criterion import COSINE
+
+        scores = COSINE.scores(run.lm, calibration(run, seed))
+        order = scores.sort_values(["kind", "cosine", "layer"], ascending=[True, False, True])
+        order["rank"] = order.groupby("kind").cumcount()
+        return order.sort_values(["kind", "layer"], ignore_index=True)
+
+    own = seed is None or seed == run.seed
+    key = {"calibration": run.settings.calibration_key} | ({} if own else {"of_seed": seed})
+    return run.table("drop_order" if own else f"drop_order_seed{seed}", key, compute)
+
+
+def plan_of(run: Run, spec: str, seed: int | None = None):
+    """The sites that a specification drops, by the calibration text of ``seed``, the run's own unless given.
+
+    Those that scores of the dense model do not give (``drop:attn:8:iter``, ``drop:angular:4``) are kept as a table.
+    """
+    seed, method = run.seed if seed is None else seed, parse(spec)
+    if not method.needs:
+        return DropPlan(method.sites)
+    if method.chosen_at_once:
+        return method.choose(drop_order(run, seed))
+
+    def compute() -> pd.DataFrame:
+        sites = method.plan(run.lm, calibration(run, seed)).sites
+        return pd.DataFrame({"kind": [s.kind for s in sites], "layer": [s.layer for s in sites]})
+
+    key = {"spec": method.spec, "calibration": run.settings.calibration_key, "of_seed": seed}
+    found = run.table(f"drop_plan_{method.spec.replace(':', '-')}_seed{seed}", key, compute)
+    return DropPlan(tuple(Site(row.kind, int(row.layer)) for row in found.itertuples()), {})
+
+
+# ---------------------------------------------------------------- weights that took calibration to find
+
+
+_MASK = "mask"
+
+
+def _file(run: Run, spec: str, seed: int):
+    return run.folder / "weights" / f"{short_name(spec.replace(':', '-'))}.seed{seed}.parquet"
+
+
+def _key(run: Run, spec: str, seed: int) -> dict:
+    return run.key(__name__, spec=spec, calibration=run.settings.calibration_key, calibration_seed=seed)
+
+
+def save_weights(run: Run, made, seed: int) -> None:
+    """Exact: the weights themselves, or only the mask where all others kept their dense value."""
+    import torch
+
+    from prunelib.methods.weights import all_weights
+
+    dense = {weight.name: weight for weight in all_weights(run.lm)}
+    target = _file(run, made.spec, seed)
+    with ArrayFile(target, _key(run, made.spec, seed)) as file:
+        for name, weight in made.weights.items():
+            kept = weight != 0
+            if torch.equal(weight, dense[name].get().masked_fill(~kept, 0)):
+                file.add(name, weight.shape, _MASK, np.packbits(kept.cpu().numpy()).tobytes())
+                continue
+            plain = weight.detach().cpu().contiguous()
+            data = plain.view(-1).view(torch.uint8).numpy().tobytes()
+            file.add(name, plain.shape, str(plain.dtype).removeprefix("torch."), data)
+    seal(target)
+
+
+def saved_weights(run: Run, spec: str, seed: int):
+    """``(name, tensor)`` one at a time from the run folder, or None where it has no such file."""
+    import torch
+
+    from prunelib.methods.weights import all_weights
+
+    file = _file(run, spec, seed)
+    arrays = read_arrays(file, _key(run, spec, seed)) if is_sealed(file) else None
+    if arrays is None:
+        return None
+    dense = {weight.name: weight for weight in all_weights(run.lm)}
+
+    def tensor(name, shape, dtype, data):
+        if dtype != _MASK:
+            return torch.frombuffer(bytearray(data), dtype=getattr(torch, dtype)).view(*shape)
+        kept = np.unpackbits(np.frombuffer(data, np.uint8), count=shape[0] * shape[1])
+        whole = dense[name].get()
+        return whole.masked_fill(torch.from_numpy(kept).bool().view(*shape).to(whole.device).logical_not(), 0)
+
+    return ((name, tensor(name, shape, dtype, data)) for name, shape, dtype, data in arrays)
+
+
+def compressed_model(run: Run, spec: str, seed: int | None = None):
+    """A compressed model of this run: read from its folder, or computed and kept there.
+
+    ``seed`` is that of the calibration tokens, by default the run's. Drops are
+    planned on the importance scores of that text, data-free methods are computed
+    anew, which is as fast as reading.
+    """
+    from prunelib.methods import apply
+
+    seed, method = run.seed if seed is None else seed, parse(spec)
+    if method.kind == "drop":
+        return apply.compressed(run.lm, method, apply.Dropped(plan_of(run, spec, seed)))
+    saved = saved_weights(run, spec, seed) if method.needs else None
+    if saved is not None:
+        return apply.compressed(run.lm, method, apply.NewWeights(dict(saved)))
+    tokens = calibration(run, seed) if method.needs else None
+    made = apply.compress(run.lm, [spec], tokens)[spec]
+    if method.needs and method.kind not in WHOLE:
+        save_weights(run, made, seed)
+    return made
