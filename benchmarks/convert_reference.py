@@ -4,12 +4,14 @@
 
 Figures of the methods chapter name method, kind and setting in columns since methods are registered; before, they were
 read from labels. Tables of standard benchmarks name benchmark, specification and label; before, these were read from
-file names. The manifest gets the new hash of each file that changed.
+file names. The layer curves have the numbers over all points of the middle layers. The manifest gets the new hash of
+each file that changed.
 """
 
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -33,6 +35,37 @@ def figures(folder: Path, manifest: dict) -> None:
         print(f"{file.name}: {len(table)} rows")
 
 
+def layer_curves(folder: Path, manifest: dict) -> None:
+    """Rows ``middle``: what the run recorded of all points of the middle half of the layers."""
+    for sublayer in ("attn", "mlp"):
+        file = folder / "figures" / f"fig-layerwise-{sublayer}.csv"
+        table = read_csv(file)
+        if "part" in table:
+            continue
+        rows = []
+        for lens, space in (("raw", "h"), ("raw", "z"), ("raw", "p"), ("normed", "z"), ("normed", "p")):
+            mean, low = (manifest["values"][f"layerwise.{sublayer}.{lens}.cos_{space}{end}"] for end in ("", "_q05"))
+            inner = table[(table["lens"] == lens) & (table["space"] == space) & table["depth"].between(0.25, 0.75)]
+            rows.append(
+                {
+                    "source": "this model",
+                    "part": "middle",
+                    "space": space,
+                    "lens": lens,
+                    "mean": mean["value"],
+                    "mean_lo": mean["lo"],
+                    "mean_hi": mean["hi"],
+                    "q05": low["value"],
+                    "min": inner["min"].min(),
+                }
+            )
+        with writing(file) as temporary:
+            whole = pd.concat([table.assign(part="layer"), pd.DataFrame(rows)], ignore_index=True)
+            whole.to_csv(temporary, index=False, lineterminator="\n")
+        manifest["figures"][f"fig-layerwise-{sublayer}"]["files"][file.name] = sha256(file)
+        print(f"{file.name}: {len(whole)} rows")
+
+
 def benchmarks(folder: Path, manifest: dict) -> None:
     for file in sorted((folder / "tables").glob("benchmark_*.parquet")):
         stored = pq.read_table(file)
@@ -53,6 +86,7 @@ def main(folder: Path) -> None:
     manifest = read_json(folder / "manifest.json")
     figures(folder, manifest)
     benchmarks(folder, manifest)
+    layer_curves(folder, manifest)
     write_json(folder / "manifest.json", manifest)
 
 

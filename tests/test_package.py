@@ -80,7 +80,8 @@ def test_a_chapter_s_number_stands_in_no_code():
 @pytest.mark.parametrize("book", sources.select([]), ids=lambda book: book.id)
 def test_a_notebook_begins_with_its_parameters_and_one_start(book):
     cells = [cell for cell in json.loads(book.file.read_text())["cells"] if cell["cell_type"] == "code"]
-    assert cells[0]["metadata"]["tags"] == ["parameters"]
+    assert cells[0]["metadata"]["tags"] == ["parameters", "hide-input"]
+    assert all("hide-input" in cell["metadata"]["tags"] for cell in cells)  # a page answers first
     lines = "".join(cells[1]["source"]).split("\n")
     folder = book.chapter.replace("-", "_")
     assert lines[0] == "from prunelib.chapters import start"

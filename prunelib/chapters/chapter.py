@@ -6,7 +6,7 @@ import pandas as pd
 
 from prunelib.chapters import checks
 from prunelib.files import sha256
-from prunelib.report import claims, figures
+from prunelib.report import claims, figures, sentences, tables
 from prunelib.runs import environment, sources
 from prunelib.runs.options import RunOptions
 from prunelib.runs.run import Run, plain_numbers
@@ -52,6 +52,17 @@ class Chapter(Run):
         self.record.note("claims", claim_id, entry | {"verdict": verdict})
         return verdict
 
+    @property
+    def found(self) -> sentences.Found:
+        """What this notebook recorded so far."""
+        return sentences.Found(self.record.part["values"], self.record.part["claims"])
+
+    def say(self, sentences: dict[str, str]) -> None:
+        """Record sentences for the page, which shows them as ``said.<chapter>.<name>``; ``answer`` opens it."""
+        chapter = self.notebook.partition("-")[2]
+        for name, sentence in sentences.items():
+            self.value(f"said.{chapter}.{name}", sentence, exact=True, fmt="m")
+
     def claims_table(self) -> pd.DataFrame:
         """What this notebook recorded about the paper's claims."""
         rows = [{"claim": k, **v} for k, v in sorted(self.record.part["claims"].items())]
@@ -74,6 +85,7 @@ def start(chapter: str, parameters: dict) -> Chapter:
     load_figures(chapter)
     opened = Chapter(book.id, options, {k: v for k, v in own.items() if k not in options.__dataclass_fields__})
     _save_after_each_cell(opened)
+    tables.show_frames_so()
     return opened
 
 

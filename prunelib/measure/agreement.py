@@ -305,4 +305,5 @@ def furthest_off(traces, theorem: str, panel: str, count: int = 5) -> pd.DataFra
     """
     rows = resolved(on_model(traces, theorem, panel))
     table = by_layer(rows, _SITE).reset_index()
-    return table.nlargest(count, "off").drop(columns="off").reset_index(drop=True)
+    table = table.nlargest(count, "off").drop(columns="off").reset_index(drop=True)
+    return table.rename(columns={"ratio": "estimate / measured"})

@@ -49,7 +49,8 @@ class Claim:
 
     ``source`` says where the paper makes it; ``measure`` names the deciding number,
     with its unit and the points it is taken over; ``chapter`` is the name of the
-    chapter that measures it, or None when that is left to a later one. A claim
+    chapter that measures it, or None when that is left to a later one, ``figure`` its figure that shows the deciding
+    number, ``why`` the sentence of the chapter that says what the verdict hangs on. A claim
     of several ``parts`` has no ``op`` and ``threshold`` of its own, and its
     ``measure`` says what the parts have in common.
     """
@@ -62,6 +63,8 @@ class Claim:
     threshold: float = math.nan
     chapter: str | None = None
     parts: tuple[Part, ...] = ()
+    figure: str = ""
+    why: str = ""
 
     def __post_init__(self):
         if bool(self.op) == bool(self.parts):
@@ -104,6 +107,8 @@ CLAIMS: dict[str, Claim] = {
             "<=",
             2.0,
             "cosine-theorem",
+            figure="fig-t1-model",
+            why="why",
         ),
         Claim(
             "C2",
@@ -113,6 +118,8 @@ CLAIMS: dict[str, Claim] = {
             "<=",
             2.0,
             "softmax-theorem",
+            figure="fig-t2-model",
+            why="why",
         ),
         Claim(
             "C3",
@@ -122,6 +129,8 @@ CLAIMS: dict[str, Claim] = {
             "<=",
             2.0,
             "kl-theorem",
+            figure="fig-t3-model",
+            why="why",
         ),
         Claim(
             "C4",
@@ -132,6 +141,7 @@ CLAIMS: dict[str, Claim] = {
             ">",
             0.0,
             "layerwise",
+            figure="fig-layerwise-attn",
         ),
         Claim(
             "C5",
@@ -142,6 +152,8 @@ CLAIMS: dict[str, Claim] = {
             "<",
             1.0,
             "lm-head",
+            figure="fig-head-attenuation",
+            why="why",
         ),
         Claim(
             "C6",
@@ -151,6 +163,8 @@ CLAIMS: dict[str, Claim] = {
             ">",
             0.5,
             "layerwise",
+            figure="fig-amplification",
+            why="amplifies",
         ),
         Claim(
             "C7",
@@ -160,6 +174,8 @@ CLAIMS: dict[str, Claim] = {
             ">",
             1.0,
             "layerwise",
+            figure="fig-temperature",
+            why="temperature",
         ),
         Claim(
             "C8",
@@ -168,6 +184,8 @@ CLAIMS: dict[str, Claim] = {
             "on the same items, mean over the drop plans of the chapter",
             parts=_SURVIVES_AND_COLLAPSES,
             chapter="dropping-layers",
+            figure="fig-dropping-kept",
+            why="why",
         ),
         Claim(
             "C9",
@@ -176,6 +194,8 @@ CLAIMS: dict[str, Claim] = {
             "on the same items, mean over the sparsity patterns of the chapter",
             parts=_SURVIVES_AND_COLLAPSES,
             chapter="sparsity",
+            figure="fig-sparsity-kept",
+            why="why",
         ),
         Claim(
             "C10",
@@ -185,6 +205,8 @@ CLAIMS: dict[str, Claim] = {
             ">=",
             0.9,
             "retrieval",
+            figure="fig-retrieval-kept",
+            why="attention",
         ),
         Claim(
             "C11",
@@ -241,6 +263,8 @@ CLAIMS: dict[str, Claim] = {
             ">",
             0.05,
             "sparsity",
+            figure="fig-choice-generation",
+            why="proxy",
         ),
     )
 }
@@ -286,6 +310,7 @@ def ledger(manifest: Mapping) -> list[dict]:
     shows one that an older rule gave. Claims the run did not measure have status
     ``"not yet"`` and None for every number and for the verdict. Non-finite numbers
     become None, as JSON has no word for them; an estimate without an interval is undecided.
+    ``why`` is the sentence of the run that says what the verdict hangs on, None where there is none.
     ``parts`` of a row lists ``name, measure, rule, value, lo, hi, exact, verdict`` of
     each part; it is empty for a claim that one number decides.
     """
@@ -293,7 +318,11 @@ def ledger(manifest: Mapping) -> list[dict]:
     for name in measured:
         if name not in CLAIMS:
             raise PrunelibError(f"the manifest holds an unknown claim '{name}'{nearest(name, CLAIMS)}")
-    return [_row(claim, measured.get(claim.id)) for claim in CLAIMS.values()]
+    rows = [_row(claim, measured.get(claim.id)) for claim in CLAIMS.values()]
+    for row, claim in zip(rows, CLAIMS.values(), strict=True):
+        said = manifest.get("values", {}).get(f"said.{claim.chapter}.{claim.why}", {})
+        row["why"] = said.get("value") or None
+    return rows
 
 
 def _notebook(claim: Claim) -> str | None:
@@ -314,6 +343,8 @@ def _row(claim: Claim, entry: Mapping | None) -> dict:
         **_NO_NUMBER,
         "parts": [],
         "notebook": _notebook(claim),
+        "figure": claim.figure or None,
+        "why": None,
         "status": NOT_YET,
     }
     if entry is not None:

@@ -9,7 +9,8 @@ from prunelib.errors import PrunelibError
 _KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
 _LONGEST = 5_000_000
 _TAGS = {"table", "thead", "tbody", "tfoot", "tr", "th", "td", "caption", "div", "span", "p", "b", "i", "em", "strong",
-         "br", "code", "pre", "h4", "h5", "ul", "ol", "li", "sub", "sup", "small", "mark"}  # fmt: skip
+         "br", "code", "pre", "h4", "h5", "ul", "ol", "li", "sub", "sup", "small", "mark",
+         "details", "summary"}  # fmt: skip
 _ATTRIBUTES = {"*": {"class", "title", "style"}, "td": {"colspan", "rowspan"}, "th": {"colspan", "rowspan", "scope"},
                "table": {"border"}}  # fmt: skip
 _STYLES = {"text-align", "background-color", "color", "opacity", "font-weight", "font-style", "white-space"}

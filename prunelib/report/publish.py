@@ -19,7 +19,7 @@ import yaml
 from prunelib import paths
 from prunelib.errors import PrunelibError
 from prunelib.files import new_folder, read_json, sha256, write_json, writing
-from prunelib.report import claims, drawings, facts, figures, pages, sitecheck, stubs
+from prunelib.report import claims, drawings, facts, figures, pages, polish, sitecheck, stubs
 from prunelib.runs import beside, environment, folders, marks, schema
 from prunelib.runs.sources import source_sha256
 
@@ -296,6 +296,7 @@ def build(run_dir: Path, site: Path = Path("site"), root: Path | None = None, cu
     stage(run_dir, work / "source", root)
     _refuse_if(_sphinx(work, partial=bool(absent)), "the book could not be rendered")
     _add_files(work / "source" / "_extra", work / "html")
+    polish.polish(work / "html", yaml.safe_load((root / "_config.yml").read_text())["title"])
     _refuse_if(sitecheck.problems(work / "html"), "the rendered book has faults")
     _put_in_place(work / "html", site)
     return site / "index.html"

@@ -7,7 +7,8 @@ import pandas as pd
 from prunelib.measure import stats
 from prunelib.methods import parse
 from prunelib.models.sublayers import LETTERS
-from prunelib.report import claims
+from prunelib.report import claims, tables
+from prunelib.report.sentences import Found, by_side, by_verdict
 from prunelib.runs.zoo.models import plan_of
 from prunelib.tasks import shares
 
@@ -56,11 +57,54 @@ def record(ch, answers: pd.DataFrame, chapter: str, claim: str) -> pd.DataFrame:
     ch.value(f"{chapter}.difference", *shares.difference(answers, specs), fmt=".2f")
     ch.value(f"{chapter}.difference_uncorrected", *shares.difference(answers, specs, corrected=False), fmt=".2f")
     ch.claim(claim, parts=parts)
+    ch.say(say(ch.found, chapter, claim))
     shown = table.pivot(index=["spec", "label"], columns="readout", values="score").loc[
         list(dict.fromkeys(zip(table["spec"], table["label"], strict=True)))
     ]
     shown = shown[list(table["readout"].unique())].rename(columns=shares.LABELS).round(2)
     return shown.reset_index(level="label").reset_index(drop=True).rename_axis(columns=None)
+
+
+def say(found: Found, chapter: str, claim: str) -> dict[str, str]:
+    """The answer of a chapter whose claim has two parts: choice survives, and generation collapses."""
+    keys = [f"{chapter}.{shares.CHOICE}", f"{chapter}.{shares.WRITTEN}"]
+    if not all(map(found.is_defined, keys)):
+        why = found.show(f"{chapter}.undefined")
+        return {"answer": f"This run cannot tell. {why}", "why": why, "difference": ""}
+    choice, written = map(found.bracketed, keys)
+    survives, collapses = (
+        claims.judge(part, *_numbers(found.claims[claim]["parts"][part.name])) for part in claims.CLAIMS[claim].parts
+    )
+    first = by_verdict(
+        survives,
+        "Multiple choice survives",
+        "Multiple choice does not survive",
+        "Whether multiple choice survives is not decided",
+    )
+    second = by_verdict(
+        collapses, "generation collapses", "generation does not collapse", "whether generation collapses is not decided"
+    )
+    both = {claims.SUPPORTED: 1, claims.NOT_SUPPORTED: -1}
+    link = "and" if both.get(survives) == both.get(collapses) else "but"
+    models, met = found.show(f"{chapter}.models"), found.show(f"{chapter}.supported")
+    side = by_side(
+        found.side(f"{chapter}.difference", 0.0),
+        "multiple choice keeps more than generation",
+        "multiple choice keeps less than generation",
+        "the two shares are not told apart",
+    )
+    alone = f"Both at once are shown by {met} of the {models} models alone."
+    return {
+        "answer": f"{first} (it keeps {choice} of what it has above guessing, mean over {models} models), {link} "
+        f"{second} (it keeps {written}). {alone}",
+        "why": alone,
+        "difference": f"On the same items {side}: the difference of the shares is "
+        f"{found.show(f'{chapter}.difference')}.",
+    }
+
+
+def _numbers(entry) -> tuple[float, float, float]:
+    return tuple(math.nan if entry[name] is None else entry[name] for name in ("value", "lo", "hi"))
 
 
 def _parts(answers: pd.DataFrame, specs: list[str]) -> dict[str, stats.Interval]:
@@ -122,9 +166,7 @@ def drop_lists(ch, specs):
         sites = plan_of(ch, method.spec).sites
         named = (str(site.layer if method.sublayers in LETTERS else site) for site in sites)
         rows.append((method.label, ", ".join(named)))
-    found = pd.DataFrame(rows, columns=["plan", "layers, first dropped first"])
-    with pd.option_context("display.max_colwidth", None):
-        return HTML(found.to_html(index=False))
+    return HTML(tables.shown(pd.DataFrame(rows, columns=["plan", "layers, first dropped first"])))
 
 
 def _name(spec: str) -> str:

@@ -80,13 +80,13 @@ def chromium() -> str:
 
 
 @pytest.fixture
-def look(built, chromium, tmp_path):
-    """``look("book/index.html", width=390, dark=True)``: what the page says of itself, offline."""
+def probed(built, chromium, tmp_path):
+    """``probed(name, script, width, dark)``: what a script in a page posts to the frame around it, offline."""
 
-    def open_page(name: str, width: int = 1400, dark: bool = False) -> dict:
+    def open_page(name: str, script: str, width: int = 1400, dark: bool = False):
         page = built[0] / name
         probe = page.with_name(f"probe-{page.name}")
-        probe.write_text(page.read_text().replace("</body>", PROBE + "</body>"))
+        probe.write_text(page.read_text().replace("</body>", script + "</body>"))
         frame = tmp_path / "frame.html"
         frame.write_text(FRAME % (probe.as_uri(), width))
         options = ["--window-size=1600,1200", f"--user-data-dir={tmp_path / 'profile'}"]
@@ -100,6 +100,12 @@ def look(built, chromium, tmp_path):
         return json.loads(unescape(found[1]))
 
     return open_page
+
+
+@pytest.fixture
+def look(probed):
+    """``look("book/index.html", width=390, dark=True)``: what the page says of itself."""
+    return lambda name, width=1400, dark=False: probed(name, PROBE, width, dark)
 
 
 @pytest.fixture

@@ -171,6 +171,13 @@ def test_the_figures_of_chapter_5_by_hand(ch, by_hand):
     for sublayer in ("attn", "mlp"):
         table = layers_page.layer_bands(ch, sublayer)
         own = table[table["source"] == "this model"]
+        pooled, own = own[own["part"] == "middle"], own[own["part"] == "layer"]
+        for row in pooled.itertuples():
+            part = one[(one["sublayer"] == sublayer) & one["layer"].isin(MIDDLE) & (one["lens"] == row.lens)]
+            cosine = part["cos_h"] if row.space == "h" else 1 - part[f"turn_{row.space}"]
+            expected = (cosine.mean(), np.percentile(cosine, 5), cosine.min())
+            assert (row.mean, row.q05, row.min) == pytest.approx(expected, **CLOSE)
+        assert len(pooled) == 5
         for row in own.itertuples():
             part = one[(one["sublayer"] == sublayer) & (one["layer"] == row.layer) & (one["lens"] == row.lens)]
             cosine = part["cos_h"] if row.space == "h" else 1 - part[f"turn_{row.space}"]
@@ -222,6 +229,19 @@ def test_chapter_4_by_hand(ch, by_hand, tiny):
             overlap = (power**2 * h * dh).sum() / ((power * h).sum() * (power * dh).sum())
             expected = np.sqrt((power * dh).sum() / (power * h).sum() * (1 - overlap))
             assert attenuation[sublayer, layer, kind] == pytest.approx(expected, **CLOSE)
+    # Gain and angle by hand, from the two vectors that the head makes: their product is the ratio.
+    states, across_h = np.stack(raw["h"].tolist()), np.stack(rest)
+    made_of_h, made_of_dh = states @ weight.T, across_h @ weight.T
+    lengths = [np.linalg.norm(x, axis=1) for x in (states, across_h, made_of_h, made_of_dh)]
+    gain = (lengths[3] / lengths[1]) / (lengths[2] / lengths[0])
+    cosines = (made_of_h * made_of_dh).sum(1) / (lengths[2] * lengths[3])
+    by_gain = raw.reset_index(drop=True).assign(gain=gain, sine=np.sqrt(1 - cosines**2))
+    product = (by_gain["gain"] * by_gain["sine"]).to_numpy()
+    np.testing.assert_allclose(product, by_gain["ratio"].to_numpy(), rtol=1e-6)
+    parts = head.parts(ch).set_index(["sublayer", "layer", "part"])["median"]
+    for (sublayer, layer), part in by_gain.groupby(["sublayer", "layer"]):
+        for name in ("ratio", "gain", "sine"):
+            assert parts[sublayer, layer, name] == pytest.approx(part[name].median(), **CLOSE)
     for sublayer, part in raw.groupby("sublayer"):
         assert found[f"head.{sublayer}.ratio"] == pytest.approx(part["ratio"].median(), **CLOSE)
         assert found[f"head.{sublayer}.share_below_1"] == pytest.approx((part["ratio"] < 1).mean())
@@ -277,8 +297,8 @@ def made_up_traces(**changes) -> zoo.Traces:
         index = {"prompt_id": f"p{prompt}", "kind": "made up", "position": position, "layer": layer,
                  "sublayer": sublayer}  # fmt: skip
         inner = layer in MIDDLE
-        h.append(index | {"one_minus_cos_h": 0.01, "beta_h": value["beta_h"]})
-        about = {"one_minus_cos_z_centred": 0.02, "mean_z": 1.0, "norm_z": 10.0}
+        h.append(index | {"one_minus_cos_h": 0.01, "alpha_h": 0.0, "beta_h": value["beta_h"]})
+        about = {"one_minus_cos_z_centred": 0.02, "mean_z": 1.0, "norm_z": 10.0, "alpha_z": 0.0}
         z.append(
             index
             | about

@@ -14,7 +14,9 @@ from prunelib.chapters.sparsity import page as sparsity
 from prunelib.errors import PrunelibError
 from prunelib.report import claims, figures, style
 from prunelib.report import scores as task_tables
+from prunelib.report.sentences import Found
 from prunelib.runs.beside import Beside
+from prunelib.runs.run import plain_numbers
 from prunelib.tasks import shares as tasks
 
 load_figures()
@@ -112,13 +114,25 @@ class _Recorder:
     """Keeps what a chapter records, with the verdict that the rule gives."""
 
     def __init__(self):
-        self.values, self.claims = {}, {}
+        self.values, self.claims, self.said = {}, {}, {}
+        self._entries, self._claims = {}, {}
 
-    def value(self, key, *numbers, **how):
+    def value(self, key, *numbers, exact=False, fmt=".3g"):
         self.values[key] = numbers
+        self._entries[key] = plain_numbers(*(*numbers, None, None)[:3]) | {"exact": exact, "fmt": fmt}
+
+    @property
+    def found(self):
+        return Found(self._entries, self._claims)
+
+    def say(self, sentences):
+        self.said |= sentences
 
     def claim(self, name, *numbers, parts=None):
         claim = claims.CLAIMS[name]
+        self._claims[name] = {"parts": {part: plain_numbers(*numbers) for part, numbers in (parts or {}).items()}}
+        if not parts:
+            self._claims[name] |= plain_numbers(*numbers) | {"verdict": claims.judge(claim, *numbers)}
         if parts:
             self.claims[name] = claims.whole(claims.judge(part, *parts[part.name]) for part in claim.parts)
         else:

@@ -6,12 +6,12 @@ from sphinx import addnodes
 from sphinx.util.docutils import SphinxDirective
 
 from prunelib.report import claims, facts
-from prunelib_book import run, val
+from prunelib_book import inline, run, val
 
 _COLUMNS = (
-    ("", 6),
+    ("id", 6),
     ("Claim of the paper", 46),
-    ("Measured here", 20),
+    ("Measured here, and what it must be", 20),
     ("Verdict", 14),
     ("Chapter", 14),
 )
@@ -43,8 +43,10 @@ class ClaimsTable(SphinxDirective):
             text = f"Decided by: {row['measure']}{f' ({decided})' if decided else ''}. Supported if {row['rule']}."
             statement.append(nodes.paragraph("", text, classes=["claim-rule"]))
         measured = row["status"] == claims.MEASURED
+        if row["why"]:
+            statement.append(nodes.paragraph("", "", *inline.nodes_of(row["why"]), classes=["claim-why"]))
         later = "not run" if row["notebook"] in run.manifest(self.env).get("not_run", ()) else claims.NOT_YET
-        numbers = _numbers(row) if measured else [nodes.paragraph("", "", val.typeset(later))]
+        numbers = [*_numbers(row), _rule(row)] if measured else [nodes.paragraph("", "", val.typeset(later))]
         if reference and reference["status"] == claims.MEASURED:
             numbers += _numbers(reference, "reference: ", f", {reference['verdict']}")
         verdict = f"{_MARKS[row['verdict']]} {row['verdict']}" if measured else "–"
@@ -54,18 +56,27 @@ class ClaimsTable(SphinxDirective):
                 statement,
                 numbers,
                 [nodes.paragraph("", verdict)],
-                [nodes.paragraph("", "", self._chapter(row["notebook"]))],
+                self._where(row),
             ]
         )
+        if "brief" not in self.options:  # one place of a claim to link to
+            line["ids"] = [f"claim-{row['id'].lower()}"]
         line["classes"] = ["verdict-" + (row["verdict"] or "none").replace(" ", "-")]
         return line
 
-    def _chapter(self, notebook: str | None) -> nodes.Node:
+    def _where(self, row: dict) -> list[nodes.paragraph]:
+        """Links to the chapter of a claim and to the figure that shows its number."""
+        notebook, figure = row["notebook"], row["figure"]
         if notebook is None or f"notebooks/{notebook}" not in self.env.found_docs:
-            return nodes.Text("–")
-        text = nodes.inline("", f"chapter {int(notebook.split('-')[0])}")
-        options = {"refdomain": "std", "reftype": "doc", "refexplicit": True, "refwarn": True}
-        link = addnodes.pending_xref("", text, reftarget=f"/notebooks/{notebook}", **options)
+            return [nodes.paragraph("", "–")]
+        links = [self._link("doc", f"/notebooks/{notebook}", f"chapter {int(notebook.split('-')[0])}")]
+        if figure in run.manifest(self.env)["figures"]:
+            links.append(self._link("numref", figure, "Figure %s"))
+        return [nodes.paragraph("", "", link) for link in links]
+
+    def _link(self, kind: str, target: str, text: str) -> addnodes.pending_xref:
+        options = {"refdomain": "std", "reftype": kind, "refexplicit": True, "refwarn": True}
+        link = addnodes.pending_xref(text, nodes.inline("", text), reftarget=target, **options)
         link["refdoc"] = self.env.docname
         return link
 
@@ -79,6 +90,11 @@ def _numbers(row: dict, before: str = "", after: str = "") -> list[nodes.paragra
         nodes.paragraph("", first + name, number, nodes.Text(last), classes=["claim-rule"] if before else [])
         for first, name, number, last in zip(marks[0], names, shown, marks[1], strict=True)
     ]
+
+
+def _rule(row: dict) -> nodes.paragraph:
+    """The threshold, in few words: what the number must be for the claim to be supported."""
+    return nodes.paragraph("", f"must be {row['rule'].removeprefix('the number is ')}", classes=["claim-rule"])
 
 
 def _line(cells: list[list[nodes.Node]]) -> nodes.row:

@@ -6,7 +6,7 @@ from sphinx.util.docutils import SphinxRole
 
 from prunelib.errors import PrunelibError
 from prunelib.report import facts
-from prunelib_book import run
+from prunelib_book import inline, run
 
 _logger = logging.getLogger(__name__)
 
@@ -17,12 +17,15 @@ class Val(SphinxRole):
     def run(self):
         key, _, form = self.text.partition(":")
         try:
-            shown = facts.show(facts.lookup(run.manifest(self.env), key.strip()), form.strip())
+            entry = facts.lookup(run.manifest(self.env), key.strip())
+            shown = facts.show(entry, form.strip())
         except PrunelibError as error:
             if run.manifest(self.env).get("not_run"):  # a chapter of this run would have recorded it
                 return [nodes.inline("", "not run", classes=["val"])], []
             _logger.warning("val: %s", error, location=self.get_location())
             return [nodes.problematic(self.rawtext, self.rawtext)], []
+        if isinstance(entry, dict) and entry.get("fmt") == "m":  # a sentence, with emphasis and formulas
+            return inline.nodes_of(shown), []
         return [typeset(shown)], []
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 from prunelib.chapters.chapter import Chapter
 from prunelib.chapters.dropping_layers import benchmarks
 from prunelib.methods import parse
-from prunelib.report import paper, scores
+from prunelib.report import paper, scores, tables
 from prunelib.report.scores import SHOWN, beside_rows
 from prunelib.runs.zoo.scores import paper_drops
 from prunelib.tasks import shares
@@ -101,7 +101,7 @@ def standard(ch: Chapter, tasks: str, items: int = 0):
         return Markdown(how)
     for other, found in known.items():
         display(Markdown(f"{how} Below stand those of {other.said} of {other.manifest['model']['name']}."))
-        display(HTML(_shown(benchmarks.scores(found)).to_html(index=False)))
+        display(HTML(tables.shown(_shown(benchmarks.scores(found)))))
         how = ""
     return None
 

@@ -11,6 +11,7 @@ from prunelib.report.words import LENS_NAMES, SPACES, sublayer_name
 
 def _layer_curves(data: pd.DataFrame, style: Style, sublayer: str) -> Drawn:
     fig, axes = style.subplots(height=2.9, ncols=3, sharey=True, sharex=True)
+    pooled, data = data[data["part"] == "middle"], data[data["part"] == "layer"]
     ours, paper = (data[data["source"] == name] for name in ("this model", "paper"))
     for axis, (space, title) in zip(axes, SPACES.items(), strict=True):
         raw = ours[(ours["space"] == space) & (ours["lens"] == "raw")]
@@ -52,18 +53,16 @@ def _layer_curves(data: pd.DataFrame, style: Style, sublayer: str) -> Drawn:
     low = min(0.0, float(ours.loc[ours["lens"] == "raw", "q05"].min())) - 0.03
     axes[0].set(ylabel="cosine, dense and pruned", ylim=(low, 1.03), xlim=(-0.02, 1.02))
     handles = {label: h for a in axes for h, label in zip(*a.get_legend_handles_labels(), strict=True)}
-    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, columnspacing=1.2)
-    return Drawn(fig, *_layer_words(ours, sublayer))
+    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, columnspacing=1.2)
+    return Drawn(fig, *_layer_words(ours, pooled, sublayer))
 
 
-def _layer_words(ours: pd.DataFrame, sublayer: str) -> tuple[str, str]:
+def _layer_words(ours: pd.DataFrame, pooled: pd.DataFrame, sublayer: str) -> tuple[str, str]:
     raw = ours[ours["lens"] == "raw"]
-    inner = raw[raw["depth"].between(0.25, 0.75)]
-    # A model of two layers has no middle half.
-    middle = (inner if len(inner) else raw).groupby("space")[["mean", "q05", "min"]].mean()
+    middle = pooled[pooled["lens"] == "raw"].set_index("space")
     name = sublayer_name(sublayer)
-    mean = {s: f"{middle.loc[s, 'mean']:.3f}" for s in SPACES}
-    low = {s: f"{middle.loc[s, 'q05']:.2f}" for s in SPACES}
+    mean = {s: f"{middle.loc[s, 'mean']:.4f}" for s in SPACES}
+    low = {s: f"{middle.loc[s, 'q05']:.3f}" for s in SPACES}
     lowest = f"{middle.loc['p', 'min']:.2f}"
     beyond = raw[raw["min"] < min(0.0, raw["q05"].min()) - 0.03]
     outside = f" Below the frame: the lowest token, at {beyond['min'].min():.2f}." if len(beyond) else ""
@@ -77,7 +76,7 @@ def _layer_words(ours: pd.DataFrame, sublayer: str) -> tuple[str, str]:
     alt = (
         f"Three line charts of cosine similarity against relative depth for a dropped {name} sublayer. "
         f"Middle-half means: h {mean['h']}, z {mean['z']}, p {mean['p']}; 5th percentiles: h {low['h']}, "
-        f"z {low['z']}, p {low['p']}; lowest cos p in those layers on average {lowest}."
+        f"z {low['z']}, p {low['p']}; lowest cos p in those layers {lowest}."
     )
     return caption, alt
 
@@ -94,7 +93,7 @@ def layerwise_mlp(data: pd.DataFrame, style: Style) -> Drawn:
     return _layer_curves(data, style, "mlp")
 
 
-@figure("fig-amplification", "How much softmax amplifies, by layer")
+@figure("fig-amplification", "Does softmax amplify? By layer")
 def amplification(data: pd.DataFrame, style: Style) -> Drawn:
     """Amplification ratio (1 − cos p)/(1 − cos z) and the share of tokens above 1, by layer, T = 1."""
     fig, axes = style.subplots(height=4.4, nrows=2, ncols=2, sharex=True, sharey="row")
@@ -167,12 +166,14 @@ def temperature(data: pd.DataFrame, style: Style) -> Drawn:
     rows = data[(data["measure"] == "one_minus_cos_p")].groupby("temperature")["mean"].mean()
     low, high = rows.index.min(), rows.index.max()
     fact = f"{rows[low] / rows[1.0]:.2f} times its value at $T=1$ at $T={low:g}$ and {rows[high] / rows[1.0]:.2f} times"
+    steeper = rows[low] / rows[1.0] > 1 / low**2
+    shape = "steeper" if steeper else "flatter"
     caption = (
         f"**Mean $1-\\cos(p)$ is {fact} at $T={high:g}$, against {1 / low**2:.1f} and {1 / high**2:.2f} if only "
         "$1/T^2$ acted.** Middle half of the layers, one sublayer dropped at a time, normed lens; shading is the "
         "95 % interval of the mean over prompts. Dotted: the $1/T^2$ of Theorems 2 and 3 with the variance held "
-        "fixed. The measured curves are flatter because the weights of that variance move with $T$ too: a colder "
-        "distribution is more saturated."
+        f"fixed. Towards low temperatures the measured curve is {shape}, since the weights of that variance move with "
+        f"$T$ too."
     )
-    alt = f"Log-log line charts; 1 minus cos p is {fact} at T={high:g}, flatter than the dotted inverse-square lines."
+    alt = f"Log-log line charts; 1 minus cos p is {fact} at T={high:g}, {shape} than the dotted inverse-square lines."
     return Drawn(fig, caption, alt.replace("$", ""))

@@ -7,6 +7,7 @@ from prunelib.chapters.chapter import Chapter
 from prunelib.chapters.layerwise import measure
 from prunelib.measure.stats import bands, bootstrap, cluster_mean, share, smooth
 from prunelib.report import paper
+from prunelib.report.sentences import Found, by_side, by_verdict
 from prunelib.runs.zoo.models import drop_order
 from prunelib.runs.zoo.traces import LENSES, Traces, layerwise, middle_layers
 
@@ -14,19 +15,22 @@ from prunelib.runs.zoo.traces import LENSES, Traces, layerwise, middle_layers
 def layer_bands(ch: Chapter, sublayer: str) -> pd.DataFrame:
     """Cosine by layer for one kind of sublayer, with the paper's digitised mean beside it.
 
-    Columns: ``source`` (this model | paper), ``space, lens, layer, depth``
-    (relative, 0 to 1), ``mean, mean_lo, mean_hi, q05, q95, min, max``.
+    Columns: ``source`` (this model | paper), ``part`` (layer | middle: all points of the middle half of the layers),
+    ``space, lens, layer, depth`` (relative, 0 to 1), ``mean, mean_lo, mean_hi, q05, q95, min, max``.
     """
     rows = measure.similarity(layerwise(ch))
     rows = rows[rows["sublayer"] == sublayer]
     ours = bands(rows, "cosine", ["space", "lens", "layer"])
     ours.insert(0, "source", "this model")
-    pieces = [ours.assign(depth=ours["layer"] / max(1, ch.model["n_layers"] - 1))]
+    # What captions and text quote of the middle half of the layers is over all its points at once.
+    inner = rows[rows["layer"].isin(middle_layers(ch.model["n_layers"]))]
+    pooled = bands(inner, "cosine", ["space", "lens"]).assign(source="this model", part="middle")
+    pieces = [ours.assign(part="layer", depth=ours["layer"] / max(1, ch.model["n_layers"] - 1)), pooled]
     for space, name in (("h", "embedding"), ("z", "logit"), ("p", "probability")):
         series = paper.series(f"fig:pruning_hierarchies_{sublayer}", name)
         theirs = pd.DataFrame({"source": "paper", "space": space, "lens": "raw", "layer": series["x"]})
         _, layers = paper.source(f"fig:pruning_hierarchies_{sublayer}", name)
-        pieces.append(theirs.assign(depth=series["x"] / (layers - 1), mean=series["y"]))
+        pieces.append(theirs.assign(part="layer", depth=series["x"] / (layers - 1), mean=series["y"]))
     return pd.concat(pieces, ignore_index=True)
 
 
@@ -51,7 +55,66 @@ def record(ch: Chapter) -> pd.DataFrame:
                 ch.value(f"{name}_q05", *low, fmt=".3f")
     ch.claim("C4", *bootstrap(rows[rows["lens"] == "raw"], _spread_gap, seed=ch.seed))
     _record_amplification(ch, traces, middle)
+    ch.say(say(ch.found))
     return ch.claims_table()
+
+
+def say(found: Found) -> dict[str, str]:
+    """What the page says of this run: which spaces hold, does softmax amplify, and what does the temperature do?"""
+    means = "; ".join(
+        f"{name} {found.show(f'layerwise.{kind}.raw.cos_h', 'plain')}, "
+        f"{found.show(f'layerwise.{kind}.raw.cos_z', 'plain')}, "
+        f"{found.show(f'layerwise.{kind}.raw.cos_p', 'plain')}"
+        for kind, name in (("attn", "attention"), ("mlp", "MLP"))
+    )
+    tail = by_verdict(
+        found.verdict("C4"),
+        "The low tail of the cosine of p lies below that of z",
+        "The low tail of the cosine of p does not lie below that of z",
+        "Whether the low tail of the cosine of p lies below that of z is not decided",
+    )
+    answer = (
+        f"One sublayer of the middle layers dropped, the mean cosines of h, z and p (raw lens) are: {means}. {tail}: "
+        f"the 5th "
+        f"percentiles differ by {found.claim('C4')}."
+    )
+    shares = {lens: found.bracketed(f"amplification.{lens}.share") for lens in LENSES}
+    sides = [found.side(f"amplification.{lens}.share", 0.5) for lens in LENSES]
+    words = {
+        1: "at more than half of the points",
+        -1: "at less than half of the points",
+        0: "at about half of the points",
+    }
+    amplifies = (
+        f"Softmax turns the probabilities further than the logits {words[sides[1]]} with the normed lens "
+        f"({shares['normed']}) "
+        f"and {words[sides[0]]} with the raw lens ({shares['raw']}); the lenses disagree."
+    )
+    if sides[0] == sides[1]:
+        amplifies = (
+            f"Softmax turns the probabilities further than the logits {words[sides[0]]}, with the raw lens "
+            f"({shares['raw']}) "
+            f"and with the normed lens ({shares['normed']})."
+        )
+    low = found.show("temperature.low")
+    mean = by_side(found.side("temperature.low_ratio", 1.0), "rises", "falls", "is not told apart from what it was")
+    most = by_side(
+        found.side("temperature.low_share_worse", 0.5),
+        "at most points it is larger",
+        "at most points it is smaller",
+        "it is larger at about as many points as it is smaller",
+    )
+    both = found.side("temperature.low_ratio", 1.0) * found.side("temperature.low_share_worse", 0.5)
+    link = {1: "and", -1: "but"}.get(both, "and")
+    temperature = (
+        f"At T = {low} the mean of 1 − cos p {mean} ({found.bracketed('temperature.low_ratio')} times its value at T "
+        f"= 1), "
+        f"{link} "
+        f"{most} (worse at {found.bracketed('temperature.low_share_worse')})."
+    )
+    if found.number("temperature.low") >= 1:
+        temperature = "No temperature below 1 was measured in this run."
+    return {"answer": answer, "amplifies": amplifies, "temperature": temperature}
 
 
 def _spread_gap(rows: pd.DataFrame) -> float:

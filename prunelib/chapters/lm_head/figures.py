@@ -6,6 +6,7 @@ import pandas as pd
 from prunelib.report.figures import Drawn, figure
 from prunelib.report.style import Style
 from prunelib.report.words import LENS_NAMES, sublayer_name
+from prunelib.runs.zoo.traces import middle_layers
 
 KINDS = {"measured": "measured (median, 5–95 %)", "profile": "from the spectrum", "isotropic": "random direction"}
 
@@ -86,8 +87,9 @@ def spectrum(data: pd.DataFrame, style: Style) -> Drawn:
         f"{first['h']:.1%} of the energy of $h$ against {first['dh_perp']:.1%} of $\\Delta h_\\perp$ "
         f"({1 / d:.2%} for a random direction).** Cumulative energy over the singular directions of the LM head, mean "
         "over prompts, positions and sublayers, for the four quarters of the layers. Where the curve of $h$ lies "
-        "above that of the perturbation, the head amplifies the stream more than its change, and the relative change "
-        "shrinks."
+        "above that of the perturbation, the head lengthens the stream more than its change: that is the gain; the "
+        "angle is "
+        "the other part of the ratio."
     )
     alt = (
         f"Cumulative energy curves over {d} singular directions. First direction: squared gain "
@@ -123,16 +125,56 @@ def centred(data: pd.DataFrame, style: Style) -> Drawn:
     for axis in axes[1]:
         axis.set_xlabel("layer")
     axes[0][0].legend(loc="best")
-    means = data.groupby(["lens", "version"])["mean"].mean()
+    inner = data[data["layer"].isin(middle_layers(int(data["layer"].max()) + 1))]
+    means = inner.groupby(["lens", "version"])["mean"].mean()
     times = {lens: means[lens, "centred"] / means[lens, "as is"] for lens in ("raw", "normed")}
     caption = (
-        f"**Without the offset common to all logits, which softmax ignores, the mean deviation of $z$ is "
+        f"**Without the offset common to all logits, which softmax ignores, the mean deviation of $z$ in the middle "
+        f"half of the layers is "
         f"{times['raw']:.2f} times as large with the raw lens and {times['normed']:.2f} times with the normed lens.** "
         r"Mean $1-\cos(z)$ by layer for the logits as they are and for the logits minus their mean, with the 95 % "
         "interval over prompts. The distance between the lines is the stability that never reaches $p$."
     )
     alt = (
-        "Four panels of 1 minus cosine of the logits by layer, as is and centred. Mean ratio centred to as is: "
+        "Four panels of 1 minus cosine of the logits by layer, as is and centred. Ratio of the means over the middle "
+        "half of the layers, centred to as is: "
         f"raw lens {times['raw']:.2f}, normed lens {times['normed']:.2f}."
     )
     return Drawn(fig, caption, alt)
+
+
+PARTS = {"ratio": "ratio", "gain": "gain of the change over gain of the state", "sine": "sine of the angle"}
+
+
+@figure("fig-head-parts", "Gain or angle: what the ratio is made of")
+def parts(data: pd.DataFrame, style: Style) -> Drawn:
+    """The ratio of the relative orthogonal parts by layer, and its two factors."""
+    fig, axes = style.subplots(height=2.9, ncols=2, sharey=True)
+    for axis, sublayer in zip(axes, ("attn", "mlp"), strict=True):
+        for i, (part, label) in enumerate(PARTS.items()):
+            rows = data[(data["sublayer"] == sublayer) & (data["part"] == part)].sort_values("layer")
+            look = {"color": style.colours[i], "ls": style.linestyles[i], "marker": style.markers[i], "ms": 3}
+            axis.plot(rows["layer"], rows["median"], label=label, **look)
+        axis.axhline(1, color=style.muted, lw=0.8)
+        axis.set(yscale="log", xlabel="layer", title=f"{sublayer_name(sublayer)} dropped")
+    axes[0].set_ylabel("median over tokens")
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    wide = data.pivot(index=["sublayer", "layer"], columns="part", values="median")
+    below, angle = wide["ratio"] < 1, wide["sine"] < wide["gain"]
+    said = (
+        f"the ratio is below 1 at {below.sum()} of {len(wide)} sublayers (median over tokens); at "
+        f"{(below & angle).sum()} "
+        f"of those the angle takes away more than the gain, at {(below & ~angle).sum()} the gain"
+    )
+    caption = (
+        f"**{said[0].upper()}{said[1:]}.** Ratio of the relative orthogonal parts after and before the head, raw "
+        f"lens, and "
+        "the two factors whose product it is at every token: how much longer the head makes the orthogonal part than "
+        "the "
+        "state, and the sine of the angle at which it leaves it to the logits. Medians are not multiplied exactly."
+    )
+    means = wide.groupby("sublayer").median()
+    listed = "; ".join(
+        f"{sublayer_name(s)}: " + ", ".join(f"{p} {means.loc[s, p]:.2f}" for p in PARTS) for s in means.index
+    )
+    return Drawn(fig, caption, f"Line charts by layer: {said}. Medians over layers: {listed}.")

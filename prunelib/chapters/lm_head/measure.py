@@ -99,13 +99,30 @@ def predicted_ratio(sigma2: np.ndarray, energy_h: np.ndarray, energy_dh: np.ndar
     return float(np.sqrt(gain2_dh / gain2_h * max(0.0, 1 - cos2)))
 
 
+def parts(run: Run) -> pd.DataFrame:
+    """The measured ratio as a product, by layer: medians over tokens of ``ratio = gain × sine``.
+
+    With Δz = WΔh and Δh = αh + Δh⊥ (raw lens), ``gain`` is g(Δh⊥)/g(h) and ``sine`` the sine of the angle between
+    WΔh⊥ and Wh. Columns ``sublayer, layer, part`` (ratio | gain | sine) and bands.
+    """
+    rows = ratios(run)
+    return pd.concat(
+        [bands(rows, part, ["sublayer", "layer"]).assign(part=part) for part in ("ratio", "gain", "sine")],
+        ignore_index=True,
+    )
+
+
 def ratios(run: Run) -> pd.DataFrame:
+    """Every point with ``ratio``, ``gain`` and ``sine`` (:func:`parts`); raw lens."""
     traces = layerwise(run)
     index = ["prompt_id", "position", "sublayer", "layer"]
     z = traces.z[traces.z["lens"] == "raw"]
-    rows = z.merge(traces.h[[*index, "beta_h"]], on=index, validate="one_to_one")
+    rows = z.merge(traces.h[[*index, "alpha_h", "beta_h"]], on=index, validate="one_to_one")
     rows = rows[rows["beta_h"] > 0]
-    return rows.assign(ratio=rows["beta_z"] / rows["beta_h"])
+    # WΔh⊥ = Δz − αz: its part along z is what α of the logits has more than α of the state.
+    moved = np.hypot(rows["alpha_z"] - rows["alpha_h"], rows["beta_z"])
+    sine = (rows["beta_z"] / moved).fillna(1.0)
+    return rows.assign(ratio=rows["beta_z"] / rows["beta_h"], gain=moved / rows["beta_h"], sine=sine)
 
 
 def spectrum_profiles(run: Run) -> pd.DataFrame:

@@ -4,8 +4,9 @@ import pandas as pd
 
 from prunelib.chapters.chapter import Chapter
 from prunelib.chapters.methods import perplexity
-from prunelib.chapters.methods.measure import memory, perplexity_of
+from prunelib.chapters.methods.measure import described, memory, perplexity_of
 from prunelib.measure.stats import smooth
+from prunelib.report import facts
 from prunelib.tasks import corpora
 
 
@@ -44,7 +45,74 @@ def record(ch: Chapter, tables: dict[str, pd.DataFrame], stable: pd.DataFrame) -
         ch.value(f"methods.{name}.seed_spread", high / low - 1, exact=True, fmt=".1%")
     ch.value("methods.best_under_5", *_best(found, 5), exact=True, fmt="s")
     ch.value("methods.best_under_10", *_best(found, 10), exact=True, fmt="s")
-    return summary(tables)
+    shown = summary(tables)
+    ch.say(say(described(found.assign(output_error=shown["output_error"].to_numpy()))))
+    return shown.rename(columns=HEADS)
+
+
+HEADS = {
+    "label": "model",
+    "bits": "bits a weight",
+    "zeros": "share of zeros",
+    "output_error": "relative output error, median",
+    "ratio": "perplexity, dense = 1",
+}
+"""What the page calls the columns of :func:`summary`."""
+
+
+NEAR = 0.5
+"""Bits a weight by which two methods may differ and still count as of the same memory."""
+
+
+def say(found: pd.DataFrame) -> dict[str, str]:
+    """What the page says of this run: which method disturbs least, and do memory and output error tell it?
+
+    ``found`` are rows of :func:`~prunelib.chapters.methods.measure.memory` with ``method, setting, output_error``.
+    """
+    made = found[found["kind"] != "dense"].sort_values("ratio")
+    best, worst = made.iloc[0], made.iloc[-1]
+    answer = (
+        f"{best['label']} keeps perplexity closest to dense, at {_ratio(best)} times and {best['bits']:.2f} bits a "
+        f"weight; "
+        f"{worst['label']} is furthest from it, at {_ratio(worst)} times and {worst['bits']:.2f} bits."
+    )
+    pairs = [(a, b) for i, a in made.iterrows() for j, b in made.iterrows() if i != j and a["hi"] < b["lo"]]
+    near = [(a, b) for a, b in pairs if abs(a["bits"] - b["bits"]) <= NEAR]
+    if near:
+        a, b = max(near, key=lambda pair: pair[1]["lo"] / pair[0]["hi"])
+        memory = (
+            f"Memory alone does not say what a method costs: within {NEAR:g} bits a weight of each other, "
+            f"{a['label']} has "
+            f"{_ratio(a)} times the perplexity of dense and {b['label']} {_ratio(b)} times."
+        )
+    else:
+        memory = (
+            f"No two methods within {NEAR:g} bits a weight of each other differ in perplexity by more than their "
+            f"intervals."
+        )
+    same = [(a, b) for a, b in pairs if a["setting"] == b["setting"] and a["kind"] == b["kind"]]
+    against = [(a, b) for a, b in same if a["output_error"] > b["output_error"]]
+    if against:
+        a, b = against[0]
+        error = (
+            f"A smaller output error on the calibration tokens does not promise a lower perplexity: {b['label']} has "
+            f"the smaller "
+            "error "
+            f"({b['output_error']:.2f} against {a['output_error']:.2f}) and a higher perplexity than {a['label']}."
+        )
+    elif same:
+        error = (
+            f"Where two methods of one setting differ in perplexity by more than their intervals ({len(same)} pairs), "
+            f"the one "
+            "with the smaller output error on the calibration tokens has the lower perplexity."
+        )
+    else:
+        error = "No two methods of one setting differ in perplexity by more than their intervals."
+    return {"answer": answer, "memory": memory, "error": error}
+
+
+def _ratio(row: pd.Series) -> str:
+    return facts.show({"value": row["ratio"], "lo": row["lo"], "hi": row["hi"], "exact": False, "fmt": ".2f"})
 
 
 def _best(found: pd.DataFrame, bits: float) -> tuple[str]:

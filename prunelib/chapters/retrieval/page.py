@@ -6,6 +6,7 @@ from prunelib.chapters.chapter import Chapter
 from prunelib.chapters.retrieval.measure import kept, layers_of
 from prunelib.measure import stats
 from prunelib.methods import parse
+from prunelib.report.sentences import Found, by_side, by_verdict
 from prunelib.tasks import retrieval
 
 
@@ -28,6 +29,26 @@ def record(ch: Chapter, by_encoder: pd.DataFrame, by_model: pd.DataFrame) -> pd.
     ch.value("retrieval.quarter", row["label"], exact=True, fmt="s")
     ch.value("retrieval.kept", row["kept"], row["lo"], row["hi"], fmt=".0%")
     ch.claim("C10", row["kept"], row["lo"], row["hi"])
+    ch.say(say(ch.found))
     both = pd.concat([by_encoder.assign(embedder="encoder"), by_model.assign(embedder="language model")])
     shown = both.groupby(["embedder", "label"], sort=False)[list(retrieval.MEASURES)].mean().round(3)
     return shown.rename(columns=retrieval.MEASURES).reset_index()
+
+
+def say(found: Found) -> dict[str, str]:
+    """What the page says of this run: does retrieval survive, and how much of it needs attention at all?"""
+    quarter, kept_share = found.show("retrieval.quarter"), found.show("retrieval.kept")
+    answer = by_verdict(
+        found.verdict("C10"),
+        f"The encoder survives: with {quarter} it keeps {kept_share} of its nDCG@10.",
+        f"The encoder does not survive: with {quarter} it keeps {kept_share} of its nDCG@10.",
+        f"Whether the encoder survives is not decided: with {quarter} it keeps {kept_share} of its nDCG@10.",
+    )
+    most, left = found.show("retrieval.encoder.attn.most"), found.show("retrieval.encoder.attn.kept")
+    without = by_side(
+        found.side("retrieval.encoder.attn.kept", 0.5),
+        f"With {most} it still keeps {left}: more than half of its score does not need the dropped attention.",
+        f"With {most} it keeps {left}: more than half of its score needs the dropped attention.",
+        f"With {most} it keeps {left}.",
+    )
+    return {"answer": answer, "attention": without}

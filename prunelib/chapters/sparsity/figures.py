@@ -55,7 +55,7 @@ def sparsity(data: pd.DataFrame, style: Style) -> Drawn:
     return Drawn(fig, caption, f"Line charts of the share kept in multiple choice and generation. {listed}.")
 
 
-@figure("fig-choice-generation", "Multiple choice is no proxy for writing")
+@figure("fig-choice-generation", "Choice against generation, model by model")
 def proxy(data: pd.DataFrame, style: Style) -> Drawn:
     """Shares kept in multiple choice and in generation, a row a compressed model, best in multiple choice first."""
     data = data.sort_values("choice", ascending=False, kind="stable").reset_index(drop=True)

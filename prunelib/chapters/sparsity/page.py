@@ -6,6 +6,7 @@ from prunelib.chapters.chapter import Chapter
 from prunelib.methods import parse
 from prunelib.report import scores
 from prunelib.report.scores import SHOWN, beside_rows
+from prunelib.report.sentences import Found, by_verdict
 from prunelib.tasks import shares
 
 
@@ -52,6 +53,27 @@ def record_proxy(ch: Chapter, answers: pd.DataFrame) -> None:
         ch.value(f"proxy.{name}", ", ".join(labels) or "none", exact=True, fmt="s")
     ch.value("proxy.lost", *found, fmt=".0%")
     ch.claim("C16", *found)
+    ch.say(say(ch.found))
+
+
+def say(found: Found) -> dict[str, str]:
+    """What the page says of claim C16: can a multiple-choice score stand for writing?"""
+    if not found.is_defined("proxy.lost"):
+        return {"proxy": "No number decides this run: no model passes, or the dense scores leave nothing to lose."}
+    lost = found.show("proxy.lost")
+    return {
+        "proxy": by_verdict(
+            found.verdict("C16"),
+            f"Multiple choice cannot stand for writing here: models that it lets pass lose {lost} of the generation "
+            f"score.",
+            f"Multiple choice lets no model pass here that has lost its writing: those that pass lose {lost} of the "
+            f"generation "
+            "score.",
+            f"Whether multiple choice can stand for writing is not decided: models that it lets pass lose {lost} of "
+            f"the "
+            "generation score.",
+        )
+    }
 
 
 def by_model(ch: Chapter, answers: pd.DataFrame) -> pd.DataFrame:

@@ -3,16 +3,12 @@
 import numpy as np
 import pandas as pd
 
+from prunelib.chapters.theory_meets_measurement.measure import closeness
 from prunelib.report.figures import Drawn, figure
 from prunelib.report.style import Style
 from prunelib.report.words import LENS_NAMES
 
 SHOWN = 3  # prompts in the step-by-step panel
-
-
-def _agreement(rows: pd.DataFrame) -> tuple[float, float]:
-    ratio = float(np.median(rows["estimated"] / rows["measured"]))
-    return float(np.corrcoef(rows["measured"], rows["estimated"])[0, 1]), ratio
 
 
 def _compare(data: pd.DataFrame, style: Style, symbol: str, theorem: int) -> Drawn:
@@ -62,11 +58,11 @@ def _compare(data: pd.DataFrame, style: Style, symbol: str, theorem: int) -> Dra
             )
             axis.legend(loc="lower right")
         axis.plot([low, high], [low, high], color=style.foreground, lw=0.9)
-        stats[lens] = _agreement(rows)
+        stats[lens] = closeness(rows)
         axis.text(
             0.03,
             0.97,
-            f"Pearson {stats[lens][0]:.3f}\nmedian ratio {stats[lens][1]:.3f}",
+            f"typically off ×{stats[lens]['factor']:.2f}\nlog r = {stats[lens]['pearson_log']:.3f}",
             va="top",
             transform=axis.transAxes,
             fontsize=8,
@@ -80,21 +76,25 @@ def _compare(data: pd.DataFrame, style: Style, symbol: str, theorem: int) -> Dra
             ylim=(low, high),
         )
     axes[1][0].set_ylabel(f"estimated {symbol}")
-    theirs = _agreement(paper)
+    theirs = closeness(paper)
     r, n = stats["raw"], stats["normed"]
     caption = (
-        f"**The estimate of Theorem {theorem} correlates with the measured {symbol} at {n[0]:.3f} through the normed "
-        f"lens and at {r[0]:.3f} through the raw lens (Pearson); the median estimate is {n[1]:.2f} and {r[1]:.2f} "
-        f"times the measured value. The paper's digitised series give {theirs[0]:.3f} and {theirs[1]:.2f}.** "
-        "One middle attention sublayer dropped, every decoding position. Above: step by step through the normed lens, "
-        f"{SHOWN} of this model's prompts one after another, beside the paper's run. Below: estimate against "
-        "measurement; on the line they agree."
+        f"**The estimate of Theorem {theorem} is typically off by a factor of {n['factor']:.2f} through the normed "
+        f"lens and "
+        f"of {r['factor']:.2f} through the raw lens; the correlation of the logarithms is {n['pearson_log']:.3f} and "
+        f"{r['pearson_log']:.3f}. In the paper's digitised series: {theirs['factor']:.2f} and "
+        f"{theirs['pearson_log']:.3f}.** "
+        f"Measured and estimated {symbol}, one middle attention sublayer dropped, every decoding position. Above: "
+        f"step by "
+        f"step through the normed lens, {SHOWN} of this model's prompts one after another, beside the paper's run. "
+        f"Below: "
+        "estimate against measurement; on the line they agree. The factor is the median over positions."
     )
-    alt = (
-        f"Series and log-log scatter of estimated against measured {symbol}. Raw lens: Pearson {stats['raw'][0]:.3f}, "
-        f"median ratio {stats['raw'][1]:.3f}; normed lens: Pearson {stats['normed'][0]:.3f}, median ratio "
-        f"{stats['normed'][1]:.3f}; paper: {theirs[0]:.3f} and {theirs[1]:.3f}. {len(rows)} positions."
+    said = {"raw lens": r, "normed lens": n, "paper": theirs}
+    listed = "; ".join(
+        f"{k}: off by {v['factor']:.2f}, log correlation {v['pearson_log']:.3f}" for k, v in said.items()
     )
+    alt = f"Series and log-log scatter of estimated against measured {symbol}. {listed}. {len(rows)} positions."
     return Drawn(fig, caption, alt.replace("$", "").replace("\\", ""))
 
 

@@ -22,14 +22,35 @@ def points(run: Run, quantity: str, layer: int = -1, temperature: float = 1.0) -
     return found.assign(source="this model")[COLUMNS]
 
 
+def closeness(rows: pd.DataFrame) -> dict[str, float]:
+    """The statistics of :func:`agreement` without intervals, over points of which both values are above 0."""
+    rows = rows[(rows["measured"] > 0) & (rows["estimated"] > 0)]
+    measured, estimated = rows["measured"].to_numpy(), rows["estimated"].to_numpy()
+    return {
+        "pearson_log": float(np.corrcoef(np.log(measured), np.log(estimated))[0, 1]),
+        "factor": float(np.exp(np.median(np.abs(np.log(estimated / measured))))),
+        "pearson": float(np.corrcoef(measured, estimated)[0, 1]),
+        "ratio": float(np.median(estimated / measured)),
+    }
+
+
 def agreement(rows: pd.DataFrame, seed: int = 0) -> dict[str, tuple[float, float, float]]:
-    """Pearson correlation and median estimate/measured ratio with 95 % intervals over prompts."""
-    rows = rows[rows["measured"] > 0]
+    """How close estimates are: ``pearson_log`` (correlation of logarithms), ``factor`` (by which the estimate is
+    typically off: median of |log(estimate/measured)|), ``pearson``, ``ratio`` (median estimate/measured); each with a
+    95 % interval over prompts.
+    """
+    rows = rows[(rows["measured"] > 0) & (rows["estimated"] > 0)]
+    logs = rows.assign(measured=np.log(rows["measured"]), estimated=np.log(rows["estimated"]))
 
     def pearson(f: pd.DataFrame) -> float:
         return float(np.corrcoef(f["measured"], f["estimated"])[0, 1])
 
-    def ratio(f: pd.DataFrame) -> float:
-        return float(np.median(f["estimated"] / f["measured"]))
+    def of(name: str):
+        return bootstrap(rows, lambda f: closeness(f)[name], seed=seed)
 
-    return {"pearson": correlation(rows, pearson), "ratio": bootstrap(rows, ratio, seed=seed)}
+    return {
+        "pearson_log": correlation(logs, pearson),
+        "factor": of("factor"),
+        "pearson": correlation(rows, pearson),
+        "ratio": of("ratio"),
+    }

@@ -3,9 +3,10 @@
 import pandas as pd
 
 from prunelib.chapters.chapter import Chapter
-from prunelib.chapters.theory_meets_measurement.measure import agreement, points
+from prunelib.chapters.theory_meets_measurement.measure import agreement, closeness, points
 from prunelib.measure.agreement import inside
 from prunelib.report import paper
+from prunelib.report.sentences import Found, by_side
 from prunelib.runs.zoo.traces import LENSES
 
 STATISTICS = {"cosine": "one_minus_cosine", "kl": "kl"}
@@ -31,8 +32,7 @@ def record(ch: Chapter, tables: dict[str, pd.DataFrame], layer: int = -1) -> pd.
     """Record agreement for both measures and lenses; returns it beside the paper's numbers."""
     rows = []
     for measure, table in tables.items():
-        reported = paper.stat("theory_vs_measured")[STATISTICS[measure]]
-        theirs = {"pearson": reported["pearson"], "ratio": reported["median_estimate_over_measured"]}
+        theirs = closeness(table[table["source"] == "paper"])
         for lens in LENSES:
             ours = table[(table["source"] == "this model") & (table["lens"] == lens)]
             found = agreement(ours, ch.seed)
@@ -48,4 +48,26 @@ def record(ch: Chapter, tables: dict[str, pd.DataFrame], layer: int = -1) -> pd.
     ch.value("middle.positions", len(some[some["lens"] == "raw"]), exact=True, fmt=",d")
     ch.value("middle.prompts", some["prompt_id"].nunique(), exact=True, fmt="d")
     ch.value("middle.layer", ch.model["n_layers"] // 2 if layer == -1 else layer, exact=True, fmt="d")
+    ch.say(say(ch.found))
     return pd.DataFrame(rows)
+
+
+NEAR = 2.0
+"""The factor that "tracks" may be off by, as in claims C1 to C3."""
+
+
+def say(found: Found) -> dict[str, str]:
+    """What the page says of this run: do the estimates track the measurement at this layer?"""
+    said = []
+    for quantity, name in (("cosine", "Theorem 2"), ("kl", "Theorem 3")):
+        factor = found.bracketed(f"middle.{quantity}.normed.factor")
+        within = by_side(
+            -found.side(f"middle.{quantity}.normed.factor", NEAR),
+            f"tracks the measurement within a factor of {NEAR:g}",
+            f"does not track the measurement within a factor of {NEAR:g}",
+            f"may or may not track the measurement within a factor of {NEAR:g}",
+        )
+        theirs = found.show(f"middle.{quantity}.paper.factor")
+        said.append(f"the estimate of {name} {within} (typically off by {factor}; in the paper's series by {theirs})")
+    layer, prompts = found.show("middle.layer"), found.show("middle.prompts")
+    return {"answer": f"At the attention sublayer of layer {layer}, over {prompts} prompts, {said[0]}, and {said[1]}."}

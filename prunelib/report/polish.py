@@ -1,0 +1,49 @@
+"""What the theme's pages lack for readers who do not see them: landmarks, roles, a language.
+
+Checked by axe-core on every built page (tests/book). Each change is made once: a page that Sphinx did not write
+again stays as it is.
+"""
+
+from pathlib import Path
+
+_CHANGES = (
+    # The logo and the search stand in no landmark.
+    (
+        '<div class="sidebar-primary-items__start sidebar-primary__section">',
+        '<div class="sidebar-primary-items__start sidebar-primary__section" role="complementary" aria-label="Site">',
+    ),
+    # A role that the standard has given up, in a list whose items it keeps from being items.
+    (' role="doc-biblioentry"', ' role="listitem"'),
+    # What scrolls sideways on a phone must be reached by keyboard.
+    (
+        '<div class="pst-scrollable-table-container">',
+        '<div class="pst-scrollable-table-container" tabindex="0" role="group" aria-label="Table">',
+    ),
+)
+
+_ROOT = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>{title}</title>
+<meta http-equiv="refresh" content="0; url=book/index.html">
+</head>
+<body><main><h1><a href="book/index.html">{title}</a></h1></main></body>
+</html>
+"""
+
+
+def polish(html: Path, title: str) -> None:
+    """Change the pages below ``html``, and write its first page, which leads to the book."""
+    for file in sorted(html.rglob("*.html")):
+        text = file.read_text(encoding="utf-8")
+        better = text
+        for old, new in _CHANGES:
+            better = better.replace(old, new)
+        first = better.find(' id="search-input"')
+        if first >= 0 and better.find(' id="search-input"', first + 1) >= 0:  # the search page has two fields
+            better = better[:first] + better[first:].replace(' id="search-input"', "", 1)
+        if better != text:
+            file.write_text(better, encoding="utf-8")
+    (html / "index.html").write_text(_ROOT.format(title=title), encoding="utf-8")

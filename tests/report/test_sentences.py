@@ -1,0 +1,173 @@
+"""Sentences follow the numbers: every chapter is given a run and its reverse, and must not say the same of both."""
+
+import pandas as pd
+import pytest
+
+from prunelib.chapters.case_study import page as case_study
+from prunelib.chapters.layerwise import page as layerwise
+from prunelib.chapters.lm_head import page as lm_head
+from prunelib.chapters.methods import page as methods
+from prunelib.chapters.retrieval import page as retrieval
+from prunelib.chapters.sparsity import page as sparsity
+from prunelib.chapters.theory_meets_measurement import page as middle
+from prunelib.report import claims, scores, theorems
+from prunelib.report.sentences import Found, listed
+
+
+def entry(numbers, fmt=".3g"):
+    """A recorded value: a number alone is exact, three are an estimate with its interval."""
+    if not isinstance(numbers, tuple):
+        return {"value": numbers, "lo": None, "hi": None, "exact": True, "fmt": fmt}
+    return dict(zip(("value", "lo", "hi"), numbers, strict=True)) | {"exact": False, "fmt": fmt}
+
+
+def made(values: dict, **decided) -> Found:
+    """What a chapter recorded; ``decided`` has the numbers of each claim, a tuple or the parts by name."""
+    recorded = {}
+    for name, numbers in decided.items():
+        claim = claims.CLAIMS[name]
+        if isinstance(numbers, dict):
+            parts = {part.name: entry(numbers[part.name]) for part in claim.parts}
+            verdict = claims.whole(claims.judge(part, *numbers[part.name]) for part in claim.parts)
+            recorded[name] = {"parts": parts, "verdict": verdict}
+        else:
+            recorded[name] = entry(numbers) | {"verdict": claims.judge(claim, *numbers)}
+    return Found(
+        {key: entry(numbers, "s" if isinstance(numbers, str) else ".3g") for key, numbers in values.items()}, recorded
+    )
+
+
+def around(value, width=0.05):
+    return (value, value - width, value + width)
+
+
+# ---------------------------------------------------------------- each chapter and its reverse
+
+
+def theorem(factor, later):
+    found = made(
+        {"t1.h.factor": around(factor), "t1.h.later_factor": around(later), "t1.h.inside": 1.0}, C1=around(factor)
+    )
+    return theorems.say(found, "T1")
+
+
+def head(ratio, gain):
+    values = {f"head.{kind}.{name}": number for kind in ("attn", "mlp") for name, number in (
+        ("gain", around(gain)), ("sine", around(0.8)), ("layers_below_1", 3), ("layers", 4),
+        ("profile_error", 0.1 if ratio < 1 else 0.3), ("isotropic_error", 0.2))}  # fmt: skip
+    return lm_head.say(made(values, C5=around(ratio)))
+
+
+def layers(gap, normed, raw, mean, worse):
+    values = {f"layerwise.{kind}.raw.cos_{space}": around(0.9) for kind in ("attn", "mlp") for space in "hzp"}
+    values |= {"amplification.normed.share": around(normed), "amplification.raw.share": around(raw),
+               "temperature.low": 0.3, "temperature.low_ratio": around(mean),
+               "temperature.low_share_worse": around(worse)}  # fmt: skip
+    return layerwise.say(made(values, C4=around(gap)))
+
+
+def at_one_layer(cosine, kl):
+    values = {f"middle.{q}.normed.factor": around(n) for q, n in (("cosine", cosine), ("kl", kl))}
+    values |= {f"middle.{q}.paper.factor": 1.2 for q in ("cosine", "kl")} | {"middle.layer": 2, "middle.prompts": 5}
+    return middle.say(made(values))
+
+
+def memory(ratios, errors):
+    rows = [("dense", "dense", 16.0, *around(1.0, 0.0), float("nan")),
+            ("Alpha 50%", "sparsify", 9.0, *around(ratios[0], 0.1), errors[0]),
+            ("Beta 50%", "sparsify", 9.2, *around(ratios[1], 0.1), errors[1])]  # fmt: skip
+    names = ["label", "kind", "bits", "ratio", "lo", "hi", "output_error"]
+    return methods.say(pd.DataFrame(rows, columns=names).assign(setting="50%"))
+
+
+def two_parts(choice, written):
+    values = {"dropping.choice": around(choice), "dropping.generation": around(written),
+              "dropping.difference": around(choice - written), "dropping.models": 4, "dropping.supported": 1,
+              "dropping.undefined": "Nothing is missing."}  # fmt: skip
+    parts = {"choice kept": around(choice), "generation kept": around(written)}
+    return scores.say(made(values, C8=parts), "dropping", "C8")
+
+
+def proxy(lost):
+    return sparsity.say(made({"proxy.lost": around(lost, 0.02)}, C16=around(lost, 0.02)))
+
+
+def embedding(quarter, without):
+    values = {"retrieval.quarter": "Drop-2A", "retrieval.kept": around(quarter),
+              "retrieval.encoder.attn.most": "Drop-6A", "retrieval.encoder.attn.kept": around(without)}  # fmt: skip
+    return retrieval.say(made(values, C10=around(quarter)))
+
+
+def texts(first, last):
+    rows = [(label, "p", i, p) for label, ps in (("dense", [0.8] * 6), ("Drop-4M", [first] * 3 + [last] * 3))
+            for i, p in enumerate(ps)]  # fmt: skip
+    return case_study.say(pd.DataFrame(rows, columns=["label", "prompt_id", "position", "p_dense"]))
+
+
+CASES = {
+    "theorem": (lambda: theorem(1.1, 1.1), lambda: theorem(3, 3), "predicts within", "does not predict"),
+    "head": (lambda: head(0.6, 0.7), lambda: head(1.4, 1.3), "The head shrinks", "The head does not shrink"),
+    "gain": (lambda: head(0.6, 0.7), lambda: head(1.4, 1.3), "less than the state", "more than the state"),
+    "profile": (lambda: head(0.6, 0.7), lambda: head(1.4, 1.3), "ratio better for", "ratio no better for"),
+    "tail": (lambda: layers(0.3, 0.8, 0.7, 2, 0.3), lambda: layers(-0.3, 0.2, 0.3, 0.5, 0.7),
+             "lies below that of z:", "does not lie below that of z:"),
+    "amplifies": (lambda: layers(0.3, 0.8, 0.7, 2, 0.3), lambda: layers(-0.3, 0.2, 0.3, 0.5, 0.7),
+                  "at more than half of the points", "at less than half of the points"),
+    "temperature": (lambda: layers(0.3, 0.8, 0.7, 2, 0.3), lambda: layers(-0.3, 0.2, 0.3, 0.5, 0.7),
+                    "1 − cos p rises", "1 − cos p falls"),
+    "tracks": (lambda: at_one_layer(1.2, 1.2), lambda: at_one_layer(4, 4),
+               "Theorem 2 tracks", "Theorem 2 does not track"),
+    "memory": (lambda: memory((1.2, 3), (0.1, 0.3)), lambda: memory((1.2, 1.25), (0.1, 0.3)),
+               "Memory alone does not say", "No two methods within"),
+    "error": (lambda: memory((1.2, 3), (0.3, 0.1)), lambda: memory((1.2, 3), (0.1, 0.3)),
+              "does not promise a lower perplexity", "has the lower perplexity"),
+    "best": (lambda: memory((1.2, 3), (0.1, 0.3)), lambda: memory((3, 1.2), (0.1, 0.3)),
+               "Alpha 50% keeps", "Beta 50% keeps"),
+    "choice": (lambda: two_parts(0.8, 0.2), lambda: two_parts(0.2, 0.8),
+               "Multiple choice survives", "Multiple choice does not survive"),
+    "generation": (lambda: two_parts(0.8, 0.2), lambda: two_parts(0.2, 0.8),
+                   "generation collapses", "generation does not collapse"),
+    "difference": (lambda: two_parts(0.8, 0.2), lambda: two_parts(0.2, 0.8), "keeps more than", "keeps less than"),
+    "proxy": (lambda: proxy(0.5), lambda: proxy(0.0), "cannot stand for writing", "lets no model pass here"),
+    "retrieval": (lambda: embedding(0.97, 0.8), lambda: embedding(0.3, 0.1),
+               "The encoder survives", "does not survive"),
+    "attention": (lambda: embedding(0.97, 0.8), lambda: embedding(0.3, 0.1),
+               "does not need the dropped", "needs the dropped"),
+    "strays": (lambda: texts(0.1, 0.1), lambda: texts(0.7, 0.7), "Less than half of that has", "No other model writes"),
+    "loops": (lambda: texts(0.2, 0.9), lambda: texts(0.2, 0.2),
+               "Drop-4M write what becomes likelier", "No text becomes"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_reversed_finding_is_not_claimed(name):
+    run, reverse, claimed, denied = CASES[name]
+    said, otherwise = (" ".join(make().values()) for make in (run, reverse))
+    assert claimed in said and denied not in said, said
+    assert denied in otherwise and claimed not in otherwise, otherwise
+
+
+def test_what_a_run_does_not_decide_is_said_to_be_open():
+    assert "is not decided" in theorem(2, 2)["answer"]
+    assert "the lenses disagree" in layers(0.0, 0.8, 0.5, 1, 0.5)["amplifies"]
+    assert "is not told apart" in layers(0.0, 0.8, 0.5, 1, 0.5)["temperature"]
+    assert "Whether multiple choice survives is not decided" in two_parts(0.5, 0.5)["answer"]
+    assert "Whether multiple choice can stand" in proxy(0.05)["proxy"]
+    nothing = made({"proxy.lost": (None, None, None)})
+    assert sparsity.say(nothing)["proxy"].startswith("No number decides this run")
+
+
+def test_the_first_layer_is_named_where_it_decides():
+    assert (
+        "That hangs on the first layer" in theorem(3, 1.2)["answer"] and "it would predict" in theorem(3, 1.2)["answer"]
+    )
+    assert "The first layer does not decide that" in theorem(3, 3)["answer"]
+
+
+def test_mean_and_share_may_disagree_about_temperature():
+    said = layers(0.3, 0.8, 0.7, 1.9, 0.33)["temperature"]
+    assert "rises" in said and "but at most points it is smaller" in said
+
+
+def test_lists_read_as_lists():
+    assert [listed(list(names)) for names in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]
