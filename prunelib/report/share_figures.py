@@ -18,6 +18,13 @@ def looks(style: Style) -> dict[str, dict]:
     }
 
 
+def kind_looks(style: Style) -> dict[str, dict]:
+    """Colour and marker of what is dropped, through the whole book; the colours of :func:`looks` mean read-outs."""
+    c = style.colours
+    pairs = zip(("attn", "mlp", "block", "joint"), (c.sky, c.orange, c.purple, style.foreground), strict=True)
+    return {kind: {"color": colour, "marker": style.markers[i]} for i, (kind, colour) in enumerate(pairs)}
+
+
 def lines(axis, data: pd.DataFrame, style: Style) -> None:
     """A line with its interval for each read-out; ``data`` has x, kept, lo, hi, readout."""
     for readout, look in looks(style).items():

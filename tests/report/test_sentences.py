@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from prunelib.chapters.case_study import page as case_study
+from prunelib.chapters.dropping_layers import readouts
 from prunelib.chapters.layerwise import page as layerwise
 from prunelib.chapters.lm_head import page as lm_head
 from prunelib.chapters.methods import page as methods
@@ -88,6 +89,14 @@ def two_parts(choice, written):
     return scores.say(made(values, C8=parts), "dropping", "C8")
 
 
+def where(h_z, z_p, choice, written):
+    values = {f"readouts.{space}": around(0.9) for space in "hzp"} | {"readouts.models": 4}
+    values |= {"readouts.lost.h_z": around(h_z), "readouts.lost.z_p": around(z_p), "readouts.forced": around(0.5),
+               "readouts.choice": around(choice), "readouts.generation": around(written),
+               "readouts.difference": around(choice - written)}  # fmt: skip
+    return {"where": readouts.say(made(values))}
+
+
 def proxy(lost):
     return sparsity.say(made({"proxy.lost": around(lost, 0.02)}, C16=around(lost, 0.02)))
 
@@ -128,6 +137,10 @@ CASES = {
     "generation": (lambda: two_parts(0.8, 0.2), lambda: two_parts(0.2, 0.8),
                    "generation collapses", "generation does not collapse"),
     "difference": (lambda: two_parts(0.8, 0.2), lambda: two_parts(0.2, 0.8), "keeps more than", "keeps less than"),
+    "step": (lambda: where(0.1, 0.4, 0.8, 0.2), lambda: where(0.4, 0.1, 0.2, 0.8),
+             "between the logits and the probabilities", "between the hidden state and the logits"),
+    "asked": (lambda: where(0.1, 0.4, 0.8, 0.2), lambda: where(0.4, 0.1, 0.2, 0.8),
+              "a choice keeps more than", "a choice keeps less than"),
     "proxy": (lambda: proxy(0.5), lambda: proxy(0.0), "cannot stand for writing", "lets no model pass here"),
     "retrieval": (lambda: embedding(0.97, 0.8), lambda: embedding(0.3, 0.1),
                "The encoder survives", "does not survive"),
@@ -153,6 +166,8 @@ def test_what_a_run_does_not_decide_is_said_to_be_open():
     assert "is not told apart" in layers(0.0, 0.8, 0.5, 1, 0.5)["temperature"]
     assert "Whether multiple choice survives is not decided" in two_parts(0.5, 0.5)["answer"]
     assert "Whether multiple choice can stand" in proxy(0.05)["proxy"]
+    assert "no step from one to the next" in where(0.0, -0.2, 0.5, 0.5)["where"]
+    assert "whether a choice keeps more than a text is not decided" in where(0.0, 0.1, 0.5, 0.5)["where"]
     nothing = made({"proxy.lost": (None, None, None)})
     assert sparsity.say(nothing)["proxy"].startswith("No number decides this run")
 

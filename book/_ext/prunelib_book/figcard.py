@@ -1,4 +1,5 @@
-"""``{figcard} <figure id>``: a numbered, captioned figure with all its files.
+"""``{figcard} <figure id>``: a numbered, captioned figure with all its files; with ``:again:`` a second showing
+of it on another page, which sends the reader to its place.
 
 The light and the dark drawing are shown by the page's colour scheme. Images
 and links point to the permanent addresses ``figures/<id>.*`` of the site, so
@@ -10,6 +11,8 @@ import json
 from html import escape
 
 from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx import addnodes
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.osutil import relative_uri
@@ -41,10 +44,13 @@ class FigCard(SphinxDirective):
     """Shows the figure whose id is the argument."""
 
     required_arguments = 1
+    option_spec = {"again": directives.flag}
 
     def run(self):
         figure_id = self.arguments[0]
         file = run.extra(self.env) / "figures" / f"{figure_id}.json"
+        if "again" in self.options:
+            return self._again(figure_id, file)
         if not file.is_file():
             raise self.error(f"figcard: the run has no figure '{figure_id}'")
         self.env.note_dependency(str(file))
@@ -60,6 +66,25 @@ class FigCard(SphinxDirective):
         legend += card_links("", card={"id": figure_id, "notebook": card["notebook"]})
         figure += legend
         return [figure]
+
+    def _again(self, figure_id: str, file) -> list[nodes.Node]:
+        """The drawing and its caption, without a number of its own; nothing where the run does not have it."""
+        if not file.is_file():
+            return []
+        self.env.note_dependency(str(file))
+        card = json.loads(file.read_text())
+        place = addnodes.pending_xref(
+            "",
+            nodes.inline("", "Figure %s"),
+            refdomain="std",
+            reftype="numref",
+            reftarget=figure_id,
+            refexplicit=True,
+            refwarn=True,
+            refdoc=self.env.docname,
+        )
+        text = nodes.paragraph("", "", place, nodes.Text(": "), *inline.nodes_of(card["caption"]))
+        return [nodes.container("", card_image("", card=card), text, classes=["figcard", "figcard-again"])]
 
 
 def _address(translator, path: str) -> str:

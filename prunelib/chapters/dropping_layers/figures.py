@@ -1,10 +1,11 @@
 """Figures of the chapter on dropped layers: what is kept of the dense score, and the longer texts."""
 
 import pandas as pd
+from matplotlib.lines import Line2D
 
 from prunelib.report.figures import Drawn, figure
 from prunelib.report.paper import figures, series_names, source
-from prunelib.report.share_figures import frame, hollow, hollow_words, lines, looks, split
+from prunelib.report.share_figures import frame, hollow, hollow_words, kind_looks, lines, looks, split
 from prunelib.report.style import Style
 from prunelib.report.words import number, percent
 
@@ -81,3 +82,52 @@ def texts(data: pd.DataFrame, style: Style) -> Drawn:
     )
     listed = "; ".join(f"{r.Index} {r.repeated:.2f} and {r.surprise:.2f}" for r in wide.itertuples())
     return Drawn(fig, caption, f"Dot plots of repeated 4-grams and of surprise by model. {listed}.")
+
+
+_READOUTS = {
+    "h": "$h$",
+    "z": "$z$",
+    "p": "$p$",
+    "choice": "multiple\nchoice",
+    "forced": "next token,\ntrue answer",
+    "generation": "free\ngeneration",
+}
+
+
+@figure("fig-dropping-readouts", "What each read-out keeps of the same pruned models")
+def readouts(data: pd.DataFrame, style: Style) -> Drawn:
+    """From the last hidden state to free text: a line a model, and their mean with its interval."""
+    fig, axes = style.subplots(height=3.1, ncols=2, sharey=True)
+    kinds = kind_looks(style)
+    panels = (("h", "z", "p"), ("choice", "forced", "generation"))
+    titles = ("cosine with the dense vector", "share of the dense score above guessing")
+    for axis, names, title in zip(axes, panels, titles, strict=True):
+        wide = data[data["readout"].isin(names)].pivot(index="spec", columns="readout", values="kept")[list(names)]
+        for spec, row in wide.drop(index="mean").iterrows():
+            look = kinds[data.loc[data["spec"] == spec, "kind"].iloc[0]]
+            axis.plot(range(3), row, **look, lw=1, ms=3.5, alpha=0.8)
+        mean = data[data["spec"] == "mean"].set_index("readout").loc[list(names)]
+        spread = [mean["kept"] - mean["lo"], mean["hi"] - mean["kept"]]
+        axis.errorbar(range(3), mean["kept"], yerr=spread, color=style.foreground, fmt="-o", lw=2.2, ms=5, zorder=4)
+        axis.set_xticks(range(3), [_READOUTS[name] for name in names])
+        axis.set(title=title, xlim=(-0.25, 2.25))
+        axis.axhline(1, color=style.muted, lw=0.8)
+        axis.axhline(0, color=style.muted, lw=0.8, ls=style.linestyles[2])
+    axes[0].set_ylabel("kept, dense = 1")
+    drawn = [kind for kind in kinds if kind in set(data["kind"])]
+    handles = [Line2D([], [], **kinds[kind], lw=1, ms=3.5, label=KINDS[kind]) for kind in drawn]
+    handles.append(Line2D([], [], color=style.foreground, marker="o", lw=2.2, ms=5, label="mean, 95 % interval"))
+    fig.legend(handles=handles, loc="outside lower center", ncols=4)
+    mean = data[data["spec"] == "mean"].set_index("readout")["kept"]
+    models = data.loc[data["spec"] != "mean", "spec"].nunique()
+    caption = (
+        f"**Of the same {models} pruned models, $h$ keeps a cosine of {number(mean['h'])}, $z$ {number(mean['z'])} "
+        f"and $p$ {number(mean['p'])}; multiple choice keeps {percent(mean['choice'])} and free generation "
+        f"{percent(mean['generation'])} (means).** "
+        "Left: last hidden state, logits and probabilities of the dense and the pruned model, "
+        "both reading the dense model's own text. Right: the same items asked in three ways, score above guessing as "
+        "a share of the dense one. A line is a model; the two panels measure different things and share only their "
+        "ends, 1 as the dense model and 0 as nothing in common."
+    )
+    listed = ", ".join(f"{name} {number(value)}" for name, value in mean.items())
+    return Drawn(fig, caption, f"Two line charts of what pruned models keep, by read-out. Means: {listed}.")

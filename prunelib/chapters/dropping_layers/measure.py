@@ -7,6 +7,7 @@ import pandas as pd
 from prunelib.methods import parse_list
 from prunelib.runs.run import Run
 from prunelib.runs.zoo import scores
+from prunelib.runs.zoo import spaces as zoo_spaces
 
 KINDS = ("drop",)
 """Kinds of methods that this chapter compares."""
@@ -25,3 +26,8 @@ def answers(run: Run, specs: Sequence[str]) -> pd.DataFrame:
 def texts(run: Run, specs: Sequence[str]) -> pd.DataFrame:
     """Longer texts by the dense model and by each drop (zoo.scores)."""
     return scores.texts(run, specs)
+
+
+def spaces(run: Run, specs: Sequence[str]) -> pd.DataFrame:
+    """Last state, logits and probabilities of each drop beside the dense model's, on its text (zoo.spaces)."""
+    return zoo_spaces.spaces(run, specs)

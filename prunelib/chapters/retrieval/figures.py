@@ -3,6 +3,7 @@
 import pandas as pd
 
 from prunelib.report.figures import Drawn, figure
+from prunelib.report.share_figures import kind_looks
 from prunelib.report.style import Style
 from prunelib.report.words import most, number, percent
 
@@ -14,20 +15,18 @@ def kept(data: pd.DataFrame, style: Style) -> Drawn:
     """Share of the dense nDCG@10 kept against the share of layers dropped, encoder and language model."""
     names = list(dict.fromkeys(data["embedder"]))
     fig, axes = style.subplots(height=3.4, ncols=len(names), sharey=True, squeeze=False)
-    c = style.colours
-    looks = dict(zip(KINDS, ((c.blue, "o"), (c.green, "^"), (c.vermillion, "s")), strict=True))
+    looks = {kind: kind_looks(style)[kind] for kind in KINDS}
     for axis, name in zip(axes[0], names, strict=True):
         own = data[data["embedder"] == name]
-        for kind, (colour, marker) in looks.items():
+        for kind, look in looks.items():
             for readout, line, weight in (("retrieval", 0, 1.6), ("generation", 1, 1)):
                 rows = own[(own["kind"] == kind) & (own["readout"] == readout)].sort_values("x")
                 if len(rows):
-                    axis.fill_between(rows["x"], rows["lo"], rows["hi"], color=colour, alpha=0.13, lw=0)
+                    axis.fill_between(rows["x"], rows["lo"], rows["hi"], color=look["color"], alpha=0.13, lw=0)
                     axis.plot(
                         rows["x"],
                         rows["kept"],
-                        color=colour,
-                        marker=marker,
+                        **look,
                         lw=weight,
                         ls=style.linestyles[line],
                         label=f"{KINDS[kind]}, {readout}",

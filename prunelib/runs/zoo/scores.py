@@ -58,7 +58,7 @@ def answers(run: Run, specs: Sequence[str]) -> pd.DataFrame:
     def ask(spec: str) -> pd.DataFrame:
         return answers(run.lm, items(run), demonstration(run.seed), letters=lettered(spec))
 
-    found = _each(run, "answers", wanted, lambda spec: key | {"letters": lettered(spec)}, ask)
+    found = each_model(run, "answers", wanted, lambda spec: key | {"letters": lettered(spec)}, ask)
     return found.assign(chance=found["item_id"].map(chance(run)))
 
 
@@ -81,10 +81,10 @@ def texts(run: Run, specs: Sequence[str]) -> pd.DataFrame:
     def ask(_spec: str) -> pd.DataFrame:
         return collapse.write(run.lm, prompts, settings.long_tokens)
 
-    return _each(run, "texts", wanted, lambda _spec: key, ask, surprise)
+    return each_model(run, "texts", wanted, lambda _spec: key, ask, surprise)
 
 
-def _each(run: Run, name: str, wanted, key_of, ask, after=lambda found: found) -> pd.DataFrame:
+def each_model(run: Run, name: str, wanted, key_of, ask, after=lambda found: found) -> pd.DataFrame:
     """``ask(spec)`` with each model applied, then ``after(result)`` on the dense one; a table of its own for each,
     known by ``key_of(spec)``."""
     parts = []
@@ -99,6 +99,7 @@ def _each(run: Run, name: str, wanted, key_of, ask, after=lambda found: found) -
                 found = ask(spec)
             return after(found)
 
+        compute.__module__ = ask.__module__  # what the table depends on is the code of what is asked
         found = run.table(f"{name}_{slug}", key_of(spec) | about, compute)
         report_progress(f"{name} of {len(wanted)} models", number + 1, len(wanted))
         parts.append(found.assign(spec=spec, label=parse(spec).label, seed=seed))
