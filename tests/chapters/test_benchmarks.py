@@ -74,13 +74,18 @@ def test_nothing_asked_for_shows_the_runs_beside(ch, tmp_path, capsys):
     ch.beside = [Beside("reference", tmp_path)]
     page.standard(ch, "")
     said = capsys.readouterr().out
-    assert said.count("object>") == 2  # a sentence and a table
+    assert said.count("object>") == 3  # where they are from, their scores, and the shares kept
 
 
-def test_a_share_of_nothing_is_said_in_words():
-    nothing = pd.concat([pd.DataFrame(rows(spec, [0, 0])) for spec in ("dense", "drop:attn:4")])
-    shown = page._shown(benchmarks.scores(nothing))
-    assert (shown[["kept", "lo", "hi"]] == "not defined").all(axis=None) and (shown["score"] == 0).all()
+def test_a_share_of_nothing_is_said_in_words_and_left_out_of_the_table(capsys):
+    nothing = pd.concat([pd.DataFrame(rows(spec, [0] * 16)) for spec in ("dense", "Drop-4A")])
+    some = pd.DataFrame(rows("dense", [1] * 16) + rows("Drop-4A", [1, 0] * 8)).assign(benchmark="u")
+    table = benchmarks.scores(pd.concat([nothing, some]))
+    shown = page.by_benchmark(table)
+    assert shown["benchmark"].tolist() == ["t", "u"] and shown["Drop-4A"].tolist() == [0, 0.5]
+    said = page.without_shares(table)
+    assert "on t (acc: 0.00):" in said and "u (" not in said
+    assert page.without_shares(table[table["benchmark"] == "u"]) == ""
 
 
 def test_humaneval_runs_in_the_sandbox_and_is_scored_like_the_rest(monkeypatch):

@@ -9,6 +9,7 @@ from prunelib.chapters.dropping_layers import benchmarks
 from prunelib.methods import parse
 from prunelib.report import paper, scores, tables
 from prunelib.report.scores import SHOWN, beside_rows
+from prunelib.report.sentences import listed
 from prunelib.runs.zoo.scores import paper_drops
 from prunelib.tasks import shares
 
@@ -87,11 +88,11 @@ def texts_by_model(texts: pd.DataFrame) -> pd.DataFrame:
 
 
 def standard(ch: Chapter, tasks: str, items: int = 0):
-    """The scores as a table for the page; of the runs beside, and how to ask, where none were asked for."""
-    from IPython.display import HTML, Markdown, display
+    """The scores as tables for the page; of the runs beside, and how to ask, where none were asked for."""
+    from IPython.display import Markdown, display
 
     if tasks.strip():
-        return _shown(benchmarks.scores(benchmarks.samples(ch, tasks, paper_drops(ch), items)))
+        return _show(benchmarks.scores(benchmarks.samples(ch, tasks, paper_drops(ch), items)))
     how = (
         "None were asked for in this run: `-p benchmarks=commonsense_qa,gsm8k` does, "
         "with a network or with `PRUNELIB_DATASETS` set to a folder of JSON lines."
@@ -101,15 +102,39 @@ def standard(ch: Chapter, tasks: str, items: int = 0):
         return Markdown(how)
     for other, found in known.items():
         display(Markdown(f"{how} Below stand those of {other.said} of {other.manifest['model']['name']}."))
-        display(HTML(tables.shown(_shown(benchmarks.scores(found)))))
+        _show(benchmarks.scores(found))
         how = ""
     return None
 
 
-def _shown(table: pd.DataFrame) -> pd.DataFrame:
-    """Two digits, and a share of nothing in words."""
-    rounded = table.round(2)
-    return rounded.astype(object).where(rounded.notna(), "not defined")
+def _show(table: pd.DataFrame) -> None:
+    from IPython.display import HTML, Markdown, display
+
+    display(HTML(tables.shown(by_benchmark(table))))
+    if said := without_shares(table):
+        display(Markdown(said))
+    if len(shares_kept := table[(table["model"] != "dense") & table["kept"].notna()]):
+        display(HTML(tables.shown(shares_kept[["benchmark", "metric", "model", "kept", "lo", "hi"]].round(2))))
+
+
+def by_benchmark(table: pd.DataFrame) -> pd.DataFrame:
+    """Scores for the page: a row a benchmark and metric, a column a model."""
+    about = ["benchmark", "metric", "items", "shots"]
+    wide = table.round(2).pivot(index=about, columns="model", values="score")
+    rows = table[about].drop_duplicates().itertuples(index=False, name=None)
+    return wide.loc[list(rows), list(dict.fromkeys(table["model"]))].reset_index().rename_axis(columns=None)
+
+
+def without_shares(table: pd.DataFrame) -> str:
+    """On which benchmarks the dense model shows nothing that could be kept; all others have their shares below."""
+    dense = table[table["model"] == "dense"]
+    nothing = [f"{r.benchmark} ({r.metric}: {r.score:.2f})" for r in dense[dense["kept"].isna()].itertuples()]
+    if not nothing:
+        return ""
+    return (
+        f"The dense score cannot be told from guessing or from 0 on {listed(nothing)}: what a dropped model keeps of "
+        "it is not defined."
+    )
 
 
 def by_model(ch: Chapter, answers: pd.DataFrame) -> pd.DataFrame:
