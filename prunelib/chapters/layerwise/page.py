@@ -124,10 +124,11 @@ def _spread_gap(rows: pd.DataFrame) -> float:
 
 
 def _record_amplification(ch: Chapter, traces: Traces, middle: range) -> None:
-    ratios = measure.amplification_rows(traces)
+    ratios, amplified = measure.amplification_rows(traces), {}
     for lens in LENSES:
         part = ratios[ratios["lens"] == lens]
-        ch.value(f"amplification.{lens}.share", *share(part["ratio"] > 1, part["prompt_id"]), fmt=".1%")
+        amplified[f"{lens} lens"] = share(part["ratio"] > 1, part["prompt_id"])
+        ch.value(f"amplification.{lens}.share", *amplified[f"{lens} lens"], fmt=".1%")
         median = bootstrap(part, lambda f: np.median(f["ratio"]), seed=ch.seed)
         ch.value(f"amplification.{lens}.median", *median, fmt=".3g")
         # Where softmax is saturated there is little left to move.
@@ -138,8 +139,7 @@ def _record_amplification(ch: Chapter, traces: Traces, middle: range) -> None:
                 ch.value(key, *share(some["ratio"] > 1, some["prompt_id"]), fmt=".1%")
             else:  # the page names it all the same and reads "not defined"
                 ch.value(key, None, exact=True)
-        if lens == "normed":
-            ch.claim("C6", *share(part["ratio"] > 1, part["prompt_id"]))
+    ch.claim("C6", parts=amplified)
     p = traces.p[(traces.p["lens"] == "normed") & traces.p["layer"].isin(middle)]
     low, high = min(ch.temperatures), max(ch.temperatures)
     for name, t in (("low", low), ("high", high)):
@@ -147,13 +147,15 @@ def _record_amplification(ch: Chapter, traces: Traces, middle: range) -> None:
     wide = p.pivot_table(
         index=["prompt_id", "position", "sublayer", "layer"], columns="temperature", values="one_minus_cos_p"
     ).reset_index()
+    moved = {}
     for name, t in (("low", low), ("high", high)):
         ratio = smooth(wide, lambda f, t=t: f[t].mean() / f[1.0].mean())
         ch.value(f"temperature.{name}_ratio", *ratio, fmt=".2f")
         worse = share(wide[t] > wide[1.0], wide["prompt_id"])
         ch.value(f"temperature.{name}_share_worse", *worse, fmt=".1%")
+        moved[name] = {"mean": ratio, "share of points": worse}
     if low < 1:
-        ch.claim("C7", *smooth(wide, lambda f: f[low].mean() / f[1.0].mean()))
+        ch.claim("C7", parts=moved["low"])
 
 
 def drop_lists(ch: Chapter, count: int = 0) -> pd.DataFrame:
