@@ -114,7 +114,7 @@ def test_every_kind_of_drop_goes_through_chapters_7_and_8(open_chapter, tmp_path
         ]
         return pd.DataFrame(rows)
 
-    found = scores._each(ch, "answers", [("dense", 0), *((spec, 0) for spec in ANY_DROP)], lambda spec: {}, ask)
+    found = scores.each_model(ch, "answers", [("dense", 0), *((spec, 0) for spec in ANY_DROP)], lambda spec: {}, ask)
     table = dropping_page.kept(ch, found.assign(chance=0.25))
     own = table[(table["source"] == "this run") & (table["x"] > 0)]
     drawn = {(row.kind, row.x) for row in own.itertuples()}
