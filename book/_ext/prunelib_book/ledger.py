@@ -94,7 +94,8 @@ def _numbers(row: dict, before: str = "", after: str = "") -> list[nodes.paragra
 
 def _rule(row: dict) -> nodes.paragraph:
     """The threshold, in few words: what the number must be for the claim to be supported."""
-    return nodes.paragraph("", f"must be {row['rule'].removeprefix('the number is ')}", classes=["claim-rule"])
+    needed = "; ".join(f"{part['name']}: {part['rule']}" for part in row["parts"]) or row["rule"]
+    return nodes.paragraph("", f"must be {needed.replace('the number is ', '')}", classes=["claim-rule"])
 
 
 def _line(cells: list[list[nodes.Node]]) -> nodes.row:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from prunelib.chapters.chapter import Chapter
-from prunelib.chapters.dropping_layers import benchmarks
+from prunelib.chapters.dropping_layers import benchmarks, readouts
 from prunelib.methods import parse
 from prunelib.report import paper, scores, tables
 from prunelib.report.scores import SHOWN, beside_rows
@@ -145,6 +145,12 @@ def by_model(ch: Chapter, answers: pd.DataFrame) -> pd.DataFrame:
 def record(ch: Chapter, answers: pd.DataFrame) -> pd.DataFrame:
     """Record the values ``dropping.*`` and claim C8; returns all scores as a table."""
     return scores.record(ch, answers, "dropping", "C8")
+
+
+def where_lost(ch: Chapter, spaces: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
+    """Record the values ``readouts.*`` and what they say; returns the figure data (:func:`readouts.table`)."""
+    readouts.record(ch, spaces, answers)
+    return readouts.table(spaces, answers)
 
 
 def drop_lists(ch: Chapter, specs: Sequence[str]):
