@@ -92,8 +92,8 @@ def two_parts(choice, written):
 def where(h_z, z_p, choice, written):
     values = {f"readouts.{space}": around(0.9) for space in "hzp"} | {"readouts.models": 4}
     values |= {"readouts.lost.h_z": around(h_z), "readouts.lost.z_p": around(z_p), "readouts.forced": around(0.5),
-               "readouts.choice": around(choice), "readouts.generation": around(written),
-               "readouts.difference": around(choice - written)}  # fmt: skip
+               "dropping.choice": around(choice), "dropping.generation": around(written),
+               "dropping.difference": around(choice - written)}  # fmt: skip
     return {"where": readouts.say(made(values))}
 
 
@@ -166,6 +166,7 @@ def test_what_a_run_does_not_decide_is_said_to_be_open():
     assert "is not told apart" in layers(0.0, 0.8, 0.5, 1, 0.5)["temperature"]
     assert "Whether multiple choice survives is not decided" in two_parts(0.5, 0.5)["answer"]
     assert "Whether multiple choice can stand" in proxy(0.05)["proxy"]
+    assert "which loses more is not told apart" in where(0.10, 0.15, 0.5, 0.5)["where"]  # their intervals overlap
     assert "no step from one to the next" in where(0.0, -0.2, 0.5, 0.5)["where"]
     assert "whether a choice keeps more than a text is not decided" in where(0.0, 0.1, 0.5, 0.5)["where"]
     nothing = made({"proxy.lost": (None, None, None)})

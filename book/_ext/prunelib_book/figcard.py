@@ -12,7 +12,6 @@ from html import escape
 
 from docutils import nodes
 from docutils.parsers.rst import directives
-from sphinx import addnodes
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.osutil import relative_uri
@@ -73,16 +72,7 @@ class FigCard(SphinxDirective):
             return []
         self.env.note_dependency(str(file))
         card = json.loads(file.read_text())
-        place = addnodes.pending_xref(
-            "",
-            nodes.inline("", "Figure %s"),
-            refdomain="std",
-            reftype="numref",
-            reftarget=figure_id,
-            refexplicit=True,
-            refwarn=True,
-            refdoc=self.env.docname,
-        )
+        place = inline.link(self.env, "numref", figure_id, "Figure %s")
         text = nodes.paragraph("", "", place, nodes.Text(": "), *inline.nodes_of(card["caption"]))
         return [nodes.container("", card_image("", card=card), text, classes=["figcard", "figcard-again"])]
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 
 from docutils import nodes
+from sphinx import addnodes
 
 _PARTS = re.compile(
     r"(?<!\\)\$(?P<math>[^$]+)\$|`(?P<code>[^`]+)`|\*\*(?P<strong>.+?)\*\*(?!\*)|\*(?P<em>[^*\s][^*]*)\*"
@@ -39,3 +40,9 @@ def _nodes(text: str) -> Iterator[nodes.Node]:
 
 def _plain(text: str) -> str:
     return _ESCAPED.sub(r"\1", text)
+
+
+def link(env, kind: str, target: str, text: str) -> addnodes.pending_xref:
+    """A link to a page (``doc``), or to a figure (``numref``), whose number takes the place of ``%s``."""
+    options = {"refdomain": "std", "reftype": kind, "refexplicit": True, "refwarn": True, "refdoc": env.docname}
+    return addnodes.pending_xref(text, nodes.inline("", text), reftarget=target, **options)

@@ -2,7 +2,6 @@
 
 from docutils import nodes
 from docutils.parsers.rst import directives
-from sphinx import addnodes
 from sphinx.util.docutils import SphinxDirective
 
 from prunelib.report import claims, facts
@@ -69,16 +68,10 @@ class ClaimsTable(SphinxDirective):
         notebook, figure = row["notebook"], row["figure"]
         if notebook is None or f"notebooks/{notebook}" not in self.env.found_docs:
             return [nodes.paragraph("", "–")]
-        links = [self._link("doc", f"/notebooks/{notebook}", f"chapter {int(notebook.split('-')[0])}")]
+        links = [inline.link(self.env, "doc", f"/notebooks/{notebook}", f"chapter {int(notebook.split('-')[0])}")]
         if figure in run.manifest(self.env)["figures"]:
-            links.append(self._link("numref", figure, "Figure %s"))
+            links.append(inline.link(self.env, "numref", figure, "Figure %s"))
         return [nodes.paragraph("", "", link) for link in links]
-
-    def _link(self, kind: str, target: str, text: str) -> addnodes.pending_xref:
-        options = {"refdomain": "std", "reftype": kind, "refexplicit": True, "refwarn": True}
-        link = addnodes.pending_xref(text, nodes.inline("", text), reftarget=target, **options)
-        link["refdoc"] = self.env.docname
-        return link
 
 
 def _numbers(row: dict, before: str = "", after: str = "") -> list[nodes.paragraph]:

@@ -41,7 +41,7 @@ def _cosine(some: pd.DataFrame, space: str) -> stats.Interval:
 
 
 def record(ch: Chapter, spaces: pd.DataFrame, answers: pd.DataFrame) -> None:
-    """Record the values ``readouts.*``, means over models, and what they say."""
+    """Record the values ``readouts.*``, means over models, and what they say beside ``dropping.*``, recorded before."""
     ch.value("readouts.models", spaces["spec"].nunique(), exact=True, fmt="d")
     ch.value("readouts.positions", len(spaces) // spaces["spec"].nunique(), exact=True, fmt="d")
     for space in SPACES:
@@ -51,9 +51,7 @@ def record(ch: Chapter, spaces: pd.DataFrame, answers: pd.DataFrame) -> None:
         lost = spaces[f"one_minus_cos_{after}"] - spaces[f"one_minus_cos_{before}"]
         ch.value(f"readouts.lost.{before}_{after}", *stats.cluster_mean(lost, spaces["prompt_id"]), fmt=".2f")
     specs = list(dict.fromkeys(spaces["spec"]))
-    for name in SHOWN:
-        ch.value(f"readouts.{name}", *shares.mean_kept(answers, specs, name), fmt=".0%")
-    ch.value("readouts.difference", *shares.difference(answers, specs), fmt=".2f")
+    ch.value("readouts.forced", *shares.mean_kept(answers, specs, "forced"), fmt=".0%")
     ch.say({"where": say(ch.found)})
 
 
@@ -64,20 +62,23 @@ def _steps() -> Sequence[tuple[str, str]]:
 def say(found: Found) -> str:
     """Where the signal is lost: in which step between spaces, and between which ways to ask."""
     lost = {step: f"readouts.lost.{'_'.join(step)}" for step in _steps()}
-    falls = {step: found.number(key) for step, key in lost.items() if found.side(key, 0.0) > 0}
-    if falls:
-        before, after = max(falls, key=falls.get)
-        vectors = f"the largest loss lies between {_NAMES[before]} and {_NAMES[after]}"
-    else:
+    falls = sorted((found.ends(key), step) for step, key in lost.items() if found.side(key, 0.0) > 0)
+    if not falls:
         vectors = "no step from one to the next loses more than its interval"
+    elif len(falls) > 1 and falls[-1][0][0] <= max(high for (_, high), _ in falls[:-1]):
+        vectors = "each step from one to the next loses some, and which loses more is not told apart"
+    else:
+        before, after = falls[-1][1]
+        vectors = f"the largest loss lies between {_NAMES[before]} and {_NAMES[after]}"
     h, z, p = (found.show(f"readouts.{space}") for space in SPACES)
     asked = by_side(
-        found.side("readouts.difference", 0.0),
+        found.side("dropping.difference", 0.0),
         "a choice keeps more than a text",
         "a choice keeps less than a text",
         "whether a choice keeps more than a text is not decided",
     )
-    choice, forced, written = (_share(found, f"readouts.{name}") for name in SHOWN)
+    keys = (f"dropping.{shares.CHOICE}", "readouts.forced", f"dropping.{shares.WRITTEN}")
+    choice, forced, written = (_share(found, key) for key in keys)
     return (
         f"In the mean over {found.show('readouts.models')} models with dropped sublayers, the last hidden state $h$ "
         f"keeps a cosine of {h} with the dense one, the logits $z$ {z} and the probabilities $p$ {p}: {vectors}. "

@@ -35,7 +35,7 @@ def record(ch: Chapter, tables: dict[str, pd.DataFrame], stable: pd.DataFrame) -
     ch.value("methods.seeds", settings.seeds, exact=True, fmt="d")
     for row in found[found["spec"] != "dense"].itertuples():
         name = row.spec.replace(":", "-").replace(".", "")
-        ch.value(f"methods.{name}.ratio", row.ratio, row.lo, row.hi, fmt=".2f")
+        ch.value(f"methods.{name}.ratio", row.ratio, row.lo, row.hi, fmt=".3g")
         ch.value(f"methods.{name}.bits", row.bits, exact=True, fmt=".2f")
     for spec, some in stable.groupby("spec"):
         name = spec.replace(":", "-").replace(".", "")
@@ -112,7 +112,7 @@ def say(found: pd.DataFrame) -> dict[str, str]:
 
 
 def _ratio(row: pd.Series) -> str:
-    return facts.show({"value": row["ratio"], "lo": row["lo"], "hi": row["hi"], "exact": False, "fmt": ".2f"})
+    return facts.show({"value": row["ratio"], "lo": row["lo"], "hi": row["hi"], "exact": False, "fmt": ".3g"})
 
 
 def _best(found: pd.DataFrame, bits: float) -> tuple[str]:

@@ -16,7 +16,7 @@ from prunelib.runs.zoo.scores import each_model
 def spaces(run: Run, specs: Sequence[str]) -> pd.DataFrame:
     """Last state, logits and probabilities of each of ``specs`` against the dense model's, T = 1.
 
-    A row a model and decoding position: ``prompt_id, row, one_minus_cos_h`` (the stream after the last block),
+    A row a model and decoding position: ``prompt_id, one_minus_cos_h`` (the stream after the last block),
     ``one_minus_cos_z``, ``one_minus_cos_p``, ``kl_dense_pruned`` (nats), ``top1_same`` (both models have the same
     most likely token), ``spec, label, seed``.
     """
