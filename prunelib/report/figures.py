@@ -16,11 +16,17 @@ from matplotlib.figure import Figure
 
 from prunelib.errors import PrunelibError, nearest
 from prunelib.files import is_plain, sha256, write_json, writing
-from prunelib.report import cite, provenance, style
+from prunelib.report import cite, panels, provenance, readings, style
 from prunelib.runs import schema
 from prunelib.runs.tables import read_csv
 
-SUFFIXES = (".light.svg", ".dark.svg", ".pdf", ".png", ".csv", ".bib", ".json")
+PAGE = {False: (".light.svg", ".pdf", ".png"), True: (".dark.svg",)}
+"""Files of a figure in a paper's whole width, by whether it is for dark pages."""
+
+COLUMN = {False: (".column.light.svg", ".column.pdf"), True: (".column.dark.svg",)}
+"""Those in the width of one column, drawn for it: for two-column papers, and for phones."""
+
+SUFFIXES = (*PAGE[False], *PAGE[True], *COLUMN[False], *COLUMN[True], ".csv", ".bib", ".json")
 
 
 class Drawn(NamedTuple):
@@ -94,6 +100,9 @@ class Card:
     caption: str
     alt: str
     size: tuple[float, float]  # width and height in inches
+    column_size: tuple[float, float]  # the same of the drawing for one column
+    readings: list[dict]  # values of its curves and where they lie, see report/readings.py
+    column_readings: list[dict]
     provenance: dict
     folder: Path
 
@@ -109,7 +118,7 @@ class Card:
 
 
 def draw(figure_id: str, data: pd.DataFrame, folder: Path, record: dict) -> Card:
-    """Draw a figure from tidy ``data`` and write its seven files into ``folder``.
+    """Draw a figure from tidy ``data`` and write its files (:data:`SUFFIXES`) into ``folder``.
 
     ``record`` (JSON-serialisable: notebook, model, profile, seed, code) is
     embedded with the figure's id, number, title and the SHA-256 of its CSV;
@@ -127,17 +136,18 @@ def draw(figure_id: str, data: pd.DataFrame, folder: Path, record: dict) -> Card
     own |= {"data_sha256": sha256(csv), "release": cite.release()["version"]}
     record = json.loads(json.dumps(record | own, sort_keys=True))
 
-    drawn = _save(chosen, data, style.light(), folder, record, (".light.svg", ".pdf", ".png"))
-    _save(chosen, data, style.dark(), folder, record, (".dark.svg",))
-    size = tuple(round(float(inches), 3) for inches in drawn.fig.get_size_inches())
+    wide, narrow = (_draw(chosen, data, form, folder, record) for form in (False, True))
     card = Card(
         figure_id,
         number,
         chosen.title,
         record["notebook"],
-        caption=" ".join(drawn.caption.split()),
-        alt=" ".join(drawn.alt.split()),
-        size=size,
+        caption=" ".join(wide.caption.split()),
+        alt=" ".join(wide.alt.split()),
+        size=_size(wide.fig),
+        column_size=_size(narrow.fig),
+        readings=readings.of(wide.fig),
+        column_readings=readings.of(narrow.fig),
         provenance=record,
         folder=folder,
     )
@@ -148,9 +158,17 @@ def draw(figure_id: str, data: pd.DataFrame, folder: Path, record: dict) -> Card
     return card
 
 
+def _draw(chosen: Spec, data, column: bool, folder: Path, record: dict) -> Drawn:
+    """Draw and save one form of a figure, light and dark; returns the light one."""
+    files = COLUMN if column else PAGE
+    _save(chosen, data, style.dark(column), folder, record, files[True])
+    return _save(chosen, data, style.light(column), folder, record, files[False])
+
+
 def _save(chosen: Spec, data, look: style.Style, folder: Path, record: dict, suffixes) -> Drawn:
     with style.applied(look, salt=chosen.id):
         drawn = chosen.function(data.copy(), look)
+        panels.finish(drawn.fig)
         # Lay out once: each format would do it again, for the same result.
         drawn.fig.draw_without_rendering()
         drawn.fig.set_layout_engine("none")
@@ -162,6 +180,10 @@ def _save(chosen: Spec, data, look: style.Style, folder: Path, record: dict, suf
     return drawn
 
 
+def _size(fig: Figure) -> tuple[float, float]:
+    return tuple(round(float(inches), 3) for inches in fig.get_size_inches())
+
+
 def load_card(folder: Path, figure_id: str) -> Card:
     """The card of a figure drawn before, or PrunelibError with the nearest id in ``folder``."""
     folder = Path(folder)
@@ -170,7 +192,8 @@ def load_card(folder: Path, figure_id: str) -> Card:
         drawn = [found.stem for found in folder.glob("*.json")] if is_plain(figure_id) else []
         raise PrunelibError(f"no figure '{figure_id}' in {folder}{nearest(figure_id, drawn)}")
     fields = schema.read(file, "card")
-    return Card(**fields | {"size": tuple(fields["size"]), "folder": folder})
+    sizes = {name: tuple(fields[name]) for name in ("size", "column_size")}
+    return Card(**fields | sizes | {"folder": folder})
 
 
 def bibtex(card: Card) -> str:

@@ -2,36 +2,18 @@
 
 import pandas as pd
 
+from prunelib.report import looks
 from prunelib.report.style import Style
 from prunelib.report.words import most
 from prunelib.runs.beside import REFERENCE
 
-READOUTS = {"choice": "multiple choice", "forced": "next token, true answer so far", "generation": "generation"}
-
-
-def looks(style: Style) -> dict[str, dict]:
-    c = style.colours
-    return {
-        "choice": {"color": c.blue, "marker": "o", "ls": style.linestyles[0]},
-        "forced": {"color": c.green, "marker": "^", "ls": style.linestyles[3]},
-        "generation": {"color": c.vermillion, "marker": "s", "ls": style.linestyles[1]},
-    }
-
-
-def kind_looks(style: Style) -> dict[str, dict]:
-    """Colour and marker of what is dropped, through the whole book; the colours of :func:`looks` mean read-outs."""
-    c = style.colours
-    pairs = zip(("attn", "mlp", "block", "joint"), (c.sky, c.orange, c.purple, style.foreground), strict=True)
-    return {kind: {"color": colour, "marker": style.markers[i]} for i, (kind, colour) in enumerate(pairs)}
-
-
 def lines(axis, data: pd.DataFrame, style: Style) -> None:
     """A line with its interval for each read-out; ``data`` has x, kept, lo, hi, readout."""
-    for readout, look in looks(style).items():
+    for readout, look in looks.readouts(style).items():
         rows = data[data["readout"] == readout].sort_values("x")
         if len(rows):
             axis.fill_between(rows["x"], rows["lo"], rows["hi"], color=look["color"], alpha=0.15, lw=0)
-            axis.plot(rows["x"], rows["kept"], label=READOUTS[readout], **look)
+            axis.plot(rows["x"], rows["kept"], label=looks.READOUTS[readout], **look)
 
 
 OURS = ("this run", "paper")
@@ -46,7 +28,7 @@ def split(data: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]
 def hollow(axis, data: pd.DataFrame, style: Style, names: list[str]) -> None:
     """Runs beside this one as hollow markers, the first the smallest; ``names`` are those of the whole figure."""
     for (source, readout), rows in data.groupby(["source", "readout"], sort=False):
-        look, size = looks(style)[readout], 7 + 2.5 * names.index(source)
+        look, size = looks.readouts(style)[readout], 7 + 2.5 * names.index(source)
         axis.plot(
             rows["x"], rows["kept"], ls="", marker=look["marker"], mfc="none", mec=look["color"], ms=size, mew=0.9
         )

@@ -1,8 +1,9 @@
-"""How figures look: one palette for light and one for dark pages, paper-sized type.
+"""How figures look: a light and a dark page, a paper's whole width and one of its columns.
 
 The hues and their order are Okabe and Ito's colour-safe set (2008). A hue whose
 contrast with the page is below 3:1 is made darker (light page) or lighter (dark
-page); markers and line styles repeat what the colour says.
+page); markers and line styles repeat what the colour says. What has which look is in
+:mod:`prunelib.report.looks`, how panels are placed in :mod:`prunelib.report.panels`.
 """
 
 import contextlib
@@ -13,9 +14,15 @@ from typing import NamedTuple
 import matplotlib
 import matplotlib.style
 from matplotlib.colors import Colormap, LinearSegmentedColormap
-from matplotlib.figure import Figure
 
-WIDTHS = {"text": 6.75, "wide": 8.5}  # inches; "text" is a two-column paper's full width
+from prunelib.report import panels
+
+PAGE, COLUMN = 6.75, 3.35
+"""Widths in inches: both columns of a two-column paper, and one."""
+
+SMALLEST = 7
+"""Points of the smallest letter: what journals ask for at the size at which a figure is printed."""
+
 DPI = 200
 LIGHT_PAGE, DARK_PAGE = "#ffffff", "#121212"  # the same as in book/_static/prunelib.css
 
@@ -52,28 +59,36 @@ class Style:
     grid: str
     page: str  # background
     density: Colormap  # few to many, for hexbins and heat maps; its ends differ from the page
+    column: bool = False  # drawn for one column of a paper, and for a phone: panels stand below each other
     markers: tuple[str, ...] = ("o", "s", "^", "D", "v", "P")
     linestyles: tuple = _LINESTYLES
 
-    def subplots(self, width: str = "text", height: float = 2.8, nrows: int = 1, ncols: int = 1, **options):
-        """A figure and its axes, as ``pyplot.subplots`` returns them.
+    def subplots(self, height: float = 2.8, nrows: int = 1, ncols: int = 1, **options):
+        """A figure and its axes, as ``pyplot.subplots`` returns them, in this style's width.
 
-        ``width`` is ``"text"`` (6.75 in) or ``"wide"`` (8.5 in), ``height`` is
-        in inches; ``options`` go to ``Figure.subplots``. No pyplot state is
-        touched, so nothing is left open in a notebook.
+        ``height`` is in inches at the page's width; ``options`` are those of :func:`panels.grid`. In one
+        column the panels stand below each other, the axes come in the same order and shape. No pyplot
+        state is touched, so nothing is left open in a notebook.
         """
-        figure = Figure(figsize=(WIDTHS[width], height), dpi=DPI, layout="constrained")
-        return figure, figure.subplots(nrows, ncols, **options)
+        width = COLUMN if self.column else PAGE
+        return panels.grid(width, height, nrows, ncols, stacked=self.column, dpi=DPI, **options)
+
+    def legend(self, fig, handles=None, labels=None, **options):
+        """The figure's one legend: below the panels, complete, in as many columns as the width holds.
+
+        Without ``handles`` it lists every labelled artist of all panels once.
+        """
+        return panels.legend(fig, handles, labels, **options)
 
 
-def light() -> Style:
+def light(column: bool = False) -> Style:
     """For paper and the light page."""
-    return Style(False, _ON_LIGHT, "#1f2328", "#5f6b76", "#e3e6ea", LIGHT_PAGE, _DENSITY_LIGHT)
+    return Style(False, _ON_LIGHT, "#1f2328", "#5f6b76", "#e3e6ea", LIGHT_PAGE, _DENSITY_LIGHT, column)
 
 
-def dark() -> Style:
+def dark(column: bool = False) -> Style:
     """For the dark page."""
-    return Style(True, _ON_DARK, "#e6e6e6", "#a3adb8", "#30353b", DARK_PAGE, _DENSITY_DARK)
+    return Style(True, _ON_DARK, "#e6e6e6", "#a3adb8", "#30353b", DARK_PAGE, _DENSITY_DARK, column)
 
 
 @contextlib.contextmanager
@@ -83,6 +98,7 @@ def applied(style: Style, salt: str) -> Iterator[None]:
     Starts from matplotlib's own defaults, so that a user's matplotlibrc changes
     no byte of a figure. ``salt`` makes the ids inside an SVG repeatable.
     """
+    text, small = (8, SMALLEST) if style.column else (9, 8)
     settings = {
         "svg.hashsalt": salt,
         "svg.fonttype": "path",  # looks the same where the font is missing
@@ -92,13 +108,14 @@ def applied(style: Style, salt: str) -> Iterator[None]:
         "figure.facecolor": style.page,
         "axes.facecolor": style.page,
         "font.family": "DejaVu Sans",  # comes with matplotlib
-        "font.size": 9,
-        "axes.titlesize": 9,
-        "axes.labelsize": 9,
-        "xtick.labelsize": 8,
-        "ytick.labelsize": 8,
-        "legend.fontsize": 8,
+        "font.size": text,
+        "axes.titlesize": text,
+        "axes.labelsize": text,
+        "xtick.labelsize": small,
+        "ytick.labelsize": small,
+        "legend.fontsize": small,
         "legend.frameon": False,
+        "legend.columnspacing": 1.2,
         "axes.titlelocation": "left",
         "axes.spines.top": False,
         "axes.spines.right": False,
@@ -107,8 +124,8 @@ def applied(style: Style, salt: str) -> Iterator[None]:
         "axes.linewidth": 0.8,
         "grid.linewidth": 0.6,
         "grid.color": style.grid,
-        "lines.linewidth": 1.5,
-        "lines.markersize": 4,
+        "lines.linewidth": 1.3 if style.column else 1.5,
+        "lines.markersize": 3 if style.column else 4,
         "axes.prop_cycle": matplotlib.cycler(color=list(style.colours)),
     }
     inked = "text.color axes.labelcolor axes.edgecolor axes.titlecolor xtick.color ytick.color"

@@ -9,8 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from matplotlib.colors import LogNorm
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from prunelib.report.style import Style
 
@@ -32,23 +30,23 @@ class _Words(NamedTuple):
 
 _WORDS = {
     "T1": _Words(
-        "size of the perturbation ε = ‖Δh‖ / ‖h‖",
+        "size ε = ‖Δh‖ / ‖h‖",
         "ε",
-        "|exact − estimate| of 1 − cos h",
+        "error of 1 − cos h",
         "1 − cos",
         {"paper": "paper, β²/2", "refined": "with (1+α), γ²/2"},
     ),
     "T2": _Words(
-        "size of the perturbation R = (max Δz − min Δz) / T",
+        "size R = (max Δz − min Δz) / T",
         "R",
-        "|exact − estimate| of 1 − cos p",
+        "error of 1 − cos p",
         "1 − cos p",
         {"cos_p": "1 − cos p"},
     ),
     "T3": _Words(
-        "size of the perturbation R = (max Δz − min Δz) / T",
+        "size R = (max Δz − min Δz) / T",
         "R",
-        "|exact − estimate| of the KL, nats",
+        "error of the KL, nats",
         "KL, nats",
         {"kl_dense_pruned": "KL(dense‖pruned)", "kl_pruned_dense": "KL(pruned‖dense)"},
     ),
@@ -68,45 +66,48 @@ _PANELS = {
 
 def on_paper(theorem: str, data: pd.DataFrame, style: Style):
     words = _WORDS[theorem]
-    fig, (left, right) = style.subplots("wide", height=3.7, ncols=2)
+    fig, (left, right) = style.subplots(height=3.6, ncols=2)
     _remainders(left, data, style, words)
     _envelopes(right, data, style, words)
+    style.legend(fig)
     return fig
+
+
+def _cases(style: Style) -> list[dict]:
+    """Kinds of perturbations; their hues are not those of the estimates."""
+    c = style.colours
+    return [{"color": colour, "marker": style.markers[i]} for i, colour in enumerate((c.blue, c.green, c.orange))]
+
+
+def _estimates(style: Style) -> list[dict]:
+    """The estimates, or the two directions of a KL: dots and squares, the second ones hollow."""
+    c = style.colours
+    return [
+        {"color": c.vermillion, "marker": "o", "ls": style.linestyles[0], "mfc": c.vermillion},
+        {"color": c.purple, "marker": "s", "ls": style.linestyles[1], "mfc": style.page},
+    ]
 
 
 def _remainders(ax, data: pd.DataFrame, style: Style, words: _Words) -> None:
     rows = data[data["part"] == "remainder"]
     cases = list(dict.fromkeys(rows["case"]))
-    handles = []
     for number, quantity in enumerate(words.names):
-        for i, case in enumerate(cases):
+        for look, case in zip(_cases(style), cases, strict=True):
             curve = rows[(rows["quantity"] == quantity) & (rows["case"] == case)]
             curve = curve[curve["value"] > 1e-17]  # below: rounding, not the remainder
-            look = {"color": style.colours[i], "linestyle": style.linestyles[number]}
             ax.plot(curve["size"], curve["upper"], color=look["color"], lw=0.6, alpha=0.6)
-            ax.plot(
-                curve["size"],
-                curve["value"],
-                marker=style.markers[i],
-                markevery=(number, 4),
-                markerfacecolor=style.page if number else look["color"],
-                **look,
-            )
-        if len(words.names) > 1:
+            face = style.page if number else look["color"]
             line = style.linestyles[number]
-            handles.append(Line2D([], [], color=style.foreground, ls=line))
-    labels = list(words.names.values()) if handles else []
-    for i, case in enumerate(cases):
-        look = {"color": style.colours[i], "marker": style.markers[i]}
-        handles.append(Line2D([], [], linestyle="", **look))
-        labels.append(case)
-    handles.append(Line2D([], [], color=style.muted, lw=0.6))
-    labels.append("proven most")
+            ax.plot(curve["size"], curve["value"], markevery=(number, 4), mfc=face, ls=line, **look)
+    for look, case in zip(_cases(style), cases, strict=True):
+        ax.plot([], [], ls="", label=case, **look)
+    if len(words.names) > 1:
+        for look, name in zip(_estimates(style), words.names.values(), strict=True):
+            ax.plot([], [], color=style.foreground, ls=look["ls"], label=f"a: {name}")
+    ax.plot([], [], color=style.muted, lw=0.6, label="a: proven most")
     ax.set(xscale="log", yscale="log", xlabel=words.size, ylabel=words.remainder)
     ax.set_ylim(bottom=1e-17)
-    ax.minorticks_off()
     ax.set_title("a  How fast the error of ≈ vanishes")
-    ax.legend(handles, labels, loc="upper left", handlelength=2.2, fontsize=7)
     _guides(ax, data, style)
 
 
@@ -123,44 +124,30 @@ def _guides(ax, data: pd.DataFrame, style: Style) -> None:
             xytext=(3, 0),
             textcoords="offset points",
             color=style.muted,
-            fontsize=8,
+            fontsize=7,
             va="center",
         )
 
 
 def _envelopes(ax, data: pd.DataFrame, style: Style, words: _Words) -> None:
     bands, worst = (data[data["part"] == part] for part in ("proven", "worst case"))
-    handles, labels = [], []
     drawn: list[tuple] = []
-    for i, (quantity, name) in enumerate(words.names.items()):
+    for look, (quantity, name) in zip(_estimates(style), words.names.items(), strict=False):
         band = bands[bands["quantity"] == quantity]
         edges = (tuple(band["lower"]), tuple(band["upper"]))
         if edges not in drawn:  # both directions of a KL have the same proven band
             drawn.append(edges)
-            ax.fill_between(
-                band["size"],
-                band["lower"],
-                band["upper"],
-                color=style.colours[i],
-                alpha=0.22,
-                lw=0,
-                rasterized=False,
-            )
-            for edge in ("lower", "upper"):
-                line = style.linestyles[len(drawn) - 1]
-                ax.plot(band["size"], band[edge], color=style.colours[i], lw=1, ls=line)
-            handles.append(Patch(color=style.colours[i], alpha=0.3))
-            labels.append(f"proven: {name}" if quantity in ("paper", "refined") else "proven")
+            own = quantity in ("paper", "refined")
+            said = f"b: proven, {name}" if own else "b: proven"
+            ax.fill_between(band["size"], *edges, color=look["color"], alpha=0.22, lw=0, label=said)
+            for edge in edges:
+                ax.plot(band["size"], edge, color=look["color"], lw=1, ls=look["ls"])
         found = worst[worst["quantity"] == quantity]
-        look = {"color": style.colours[i], "marker": style.markers[i], "linestyle": ""}
-        face = style.page if i else style.colours[i]
-        ax.plot(found["size"], found["value"], markerfacecolor=face, ms=5 - i, **look)
-        handles.append(Line2D([], [], markerfacecolor=face, ms=5 - i, **look))
-        labels.append(f"worst found: {name}")
+        points = look | {"ls": ""}
+        ax.plot(found["size"], found["value"], label=f"b: worst found, {name}", **points)
     ax.axhline(1, color=style.foreground, lw=0.8)
     ax.set(xscale="log", yscale="log", xlabel=words.size, ylabel="exact / estimate")
     ax.set_title("b  How wrong ≈ can be at a given size")
-    ax.legend(handles, labels, loc="upper left", fontsize=7)
 
 
 def factor(data: pd.DataFrame, quantity: str, size: float) -> tuple[float, float]:
@@ -184,7 +171,7 @@ def broken(data: pd.DataFrame) -> str:
 
 
 HOW = (
-    "*How to read.* (a) Distance between exact value and estimate as a fixed perturbation shrinks; "
+    "*How to read.* (a) Error, the distance between exact value and estimate, as a fixed perturbation shrinks; "
     "thin lines: the most that the proven interval allows. (b) The shaded band is proven to hold "
     "the ratio exact/estimate for every perturbation of that size; points are the extremes that "
     "a gradient search found."
@@ -214,8 +201,7 @@ def range_text(data: pd.DataFrame, number: int, quantity: str, what: str) -> tup
 def on_model(theorem: str, data: pd.DataFrame, style: Style, nrows: int = 1):
     panels = list(dict.fromkeys(data["panel"]))
     fig, axes = style.subplots(
-        "wide",
-        height=2.9 * nrows + 0.5,
+        height=2.6 * nrows + 0.5,
         nrows=nrows,
         ncols=len(panels) // nrows,
         squeeze=False,
@@ -229,20 +215,16 @@ def on_model(theorem: str, data: pd.DataFrame, style: Style, nrows: int = 1):
         name = _PANELS[panel]
         if theorem == "T3" and "reverse" not in panel:
             name += ", KL(dense‖pruned)"
-        ax.set_title(f"{letter}  {name}", fontsize=8.5)
+        ax.set_title(f"{letter}  {name}", pad=33)
     words = _WORDS[theorem]
     for ax in axes[-1]:
         ax.set_xlabel(f"estimated {words.deviation}")
     for ax in axes[:, 0]:
         ax.set_ylabel(f"measured {words.deviation}")
     if cells.size:
-        fig.colorbar(mesh, ax=axes, label="points", shrink=0.8, pad=0.01)
-    handles = [
-        Line2D([], [], color=style.foreground, lw=1),
-        Line2D([], [], color=style.colours.vermillion, marker="o", ms=3.5, ls="-"),
-    ]
-    labels = ["measured = estimated", "median and 5–95 % of the measured"]
-    fig.legend(handles, labels, loc="outside lower center", ncols=2)
+        place = {"location": "bottom", "aspect": 40} if style.column else {"location": "right"}
+        fig.colorbar(mesh, ax=list(axes.flat), label="points", shrink=0.8, pad=0.01, **place)
+    style.legend(fig)
     return fig
 
 
@@ -259,7 +241,7 @@ def _panel(ax, data: pd.DataFrame, norm: LogNorm, style: Style):
     )
     mesh = ax.pcolormesh(x, y, grid, norm=norm, cmap=style.density, rasterized=True)
     ends = [max(x[0], y[0]), min(x[-1], y[-1])]
-    ax.plot(ends, ends, color=style.foreground, lw=1)
+    ax.plot(ends, ends, color=style.foreground, lw=1, label="measured = estimated")
     strips = data[data["part"] == "strip"]
     reach = np.abs(strips[["lo", "hi"]].to_numpy().T - strips["measured"].to_numpy())
     ax.errorbar(
@@ -268,24 +250,23 @@ def _panel(ax, data: pd.DataFrame, norm: LogNorm, style: Style):
         yerr=reach,
         color=style.colours.vermillion,
         marker="o",
-        ms=3.5,
+        ms=3,
         lw=1.2,
         elinewidth=0.8,
+        label="median and 5–95 % of the measured",
     )
     ax.set(xscale="log", yscale="log")
-    ax.minorticks_off()  # hundreds of ticks say nothing and take seconds to draw
     numbers = _numbers(data)
     ax.text(
-        0.97,
-        0.04,
+        0,
+        1.02,
         f"off ×{numbers['factor']:.3g}, log r = {numbers['pearson_log']:.3f}\n"
         f"est./meas. = {numbers['ratio']:.2f}\n"
         f"inside {numbers['inside']:.1%}, width ×{numbers['width']:.3g}",
         transform=ax.transAxes,
-        ha="right",
         va="bottom",
-        fontsize=7.5,
-        bbox={"facecolor": style.page, "edgecolor": "none", "alpha": 0.8, "pad": 1.5},
+        color=style.muted,
+        fontsize=7,
     )
     return mesh
 
@@ -311,7 +292,7 @@ def model_text(data: pd.DataFrame, what: str, main: str) -> tuple[str, str]:
         f"by a factor of {n['width']:.3g} at the median point{useless}. *How to read.* Each cell "
         f"counts (prompt, position, layer, sublayer) points, one sublayer dropped at a time, "
         f"$T = 1$; on the diagonal the estimate is right. Dots: median of the measured values at "
-        f"that estimate, bars: 5 to 95 %. In the corner: typical factor, correlation of the logarithms, "
+        f"that estimate, bars: 5 to 95 %. Above: typical factor, correlation of the logarithms, "
         f"median estimate/measured, share inside the interval and the median width of the interval. "
         f"Values below the resolution of their point are drawn at it."
     )

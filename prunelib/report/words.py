@@ -2,13 +2,7 @@
 
 import pandas as pd
 
-SPACES = {"h": "hidden state $h$", "z": "logits $z$", "p": "probabilities $p$"}
-
-
 WORDS = {"attn": "attention", "mlp": "MLP"}
-
-
-LENS_NAMES = {"raw": "raw lens $Wh$", "normed": "normed lens $W\\,\\mathrm{ln}(h)$"}
 
 
 def sublayer_name(sublayer: str) -> str:

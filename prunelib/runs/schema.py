@@ -56,15 +56,32 @@ MANIFEST = {
         "values": _of({"$ref": "#/$defs/entry"}), "claims": _of({"$ref": "#/$defs/entry"}),
     },
 }  # fmt: skip
+_SIZE = {"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": "number", "exclusiveMinimum": 0, "maximum": 100}}
+_SHARE = {"type": "number", "minimum": -100, "maximum": 100}
+_SHORT = {"type": "string", "maxLength": 300}
+_READINGS = {
+    "type": "array", "maxItems": 100,
+    "items": {
+        "type": "object", "required": ["title", "x", "box", "places"], "additionalProperties": False,
+        "properties": {
+            "title": _SHORT, "x": _SHORT, "box": {"type": "array", "minItems": 4, "maxItems": 4, "items": _SHARE},
+            "places": {"type": "array", "maxItems": 1000, "items": {
+                "type": "array", "minItems": 3, "maxItems": 3,
+                "prefixItems": [_SHARE, _SHORT, {"type": "array", "maxItems": 100, "items": {
+                    "type": "array", "minItems": 2, "maxItems": 2, "items": _SHORT}}],
+            }},
+        },
+    },
+}  # fmt: skip
 CARD = {
     "type": "object",
-    "required": ["id", "number", "title", "notebook", "caption", "alt", "size", "provenance"],
+    "required": ["id", "number", "title", "notebook", "caption", "alt", "size", "column_size", "readings",
+                 "column_readings", "provenance"],
     "additionalProperties": False,
     "properties": {
         "id": {"type": "string", "pattern": NAME}, "notebook": {"type": "string", "pattern": NAME},
         "number": _ID, "title": _TEXT, "caption": _TEXT, "alt": {"type": "string", "maxLength": 100_000},
-        "size": {"type": "array", "minItems": 2, "maxItems": 2,
-                 "items": {"type": "number", "exclusiveMinimum": 0, "maximum": 100}},
+        "size": _SIZE, "column_size": _SIZE, "readings": _READINGS, "column_readings": _READINGS,
         "provenance": {"type": "object"},
     },
 }  # fmt: skip

@@ -1,8 +1,8 @@
 """``{figcard} <figure id>``: a numbered, captioned figure with all its files; with ``:again:`` a second showing
 of it on another page, which sends the reader to its place.
 
-The light and the dark drawing are shown by the page's colour scheme. Images
-and links point to the permanent addresses ``figures/<id>.*`` of the site, so
+The light and the dark drawing are shown by the page's colour scheme, a narrow one on a phone; readings.js shows
+the values of curves to whoever points at them. Images and links point to the permanent addresses ``figures/<id>.*`` of the site, so
 the page holds no hashed copies. The number that Sphinx gives must be the one
 printed in the files and in the citation; the build fails otherwise.
 """
@@ -20,10 +20,12 @@ from prunelib_book import inline, run
 
 _logger = logging.getLogger(__name__)
 _PIXELS = 96  # CSS pixels an inch
+_PHONE = "(max-width: 600px)"
 _FILES = (
     ("SVG", ".light.svg", "vector graphic for light pages"),
     ("SVG dark", ".dark.svg", "vector graphic for dark pages"),
-    ("PDF", ".pdf", "vector graphic for papers"),
+    ("PDF", ".pdf", "vector graphic in the width of a two-column paper"),
+    ("PDF, one column", ".column.pdf", "vector graphic drawn for one column of a two-column paper"),
     ("PNG", ".png", "bitmap, 200 dots an inch"),
     ("CSV", ".csv", "the data that is drawn"),
     ("code", ".py.txt", "the function that draws it"),
@@ -85,19 +87,29 @@ def _address(translator, path: str) -> str:
 
 def _visit_image(translator, node) -> None:
     card = node["card"]
-    width, height = (round(inches * _PIXELS) for inches in card["size"])
     alt = escape(card["alt"])
     # In a box of their own: the theme hides a caption that follows a hidden image.
     translator.body.append('<div class="figcard-images">\n')
     for scheme in ("light", "dark"):
-        source = escape(_address(translator, f"figures/{card['id']}.{scheme}.svg"))
-        translator.body.append(
-            f'<a class="figcard-image only-{scheme}" href="{source}" title="Open the drawing">'
-            f'<img class="only-{scheme}" src="{source}" alt="{alt}"'
-            f' width="{width}" height="{height}" loading="lazy"></a>\n'
+        wide, narrow = (
+            escape(_address(translator, f"figures/{card['id']}{form}.{scheme}.svg")) for form in ("", ".column")
         )
+        # A phone gets the drawing that was made for one column, with its panels below each other.
+        translator.body.append(
+            f'<picture><source media="{_PHONE}" srcset="{narrow}" {_pixels(card["column_size"])}>'
+            f'<img class="only-{scheme}" src="{wide}" alt="{alt}" {_pixels(card["size"])} loading="lazy"></picture>\n'
+        )
+    if card["readings"]:
+        values = {"wide": card["readings"], "narrow": card["column_readings"], "narrowWhen": _PHONE}
+        text = json.dumps(values, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+        translator.body.append(f'<script type="application/json" class="figcard-readings">{text}</script>\n')
     translator.body.append("</div>\n")
     raise nodes.SkipNode
+
+
+def _pixels(size: list[float]) -> str:
+    width, height = (round(inches * _PIXELS) for inches in size)
+    return f'width="{width}" height="{height}"'
 
 
 def _visit_links(translator, node) -> None:

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from prunelib.report import looks
 from prunelib.report.figures import Drawn, figure
 from prunelib.report.style import Style
 
@@ -10,17 +11,20 @@ from prunelib.report.style import Style
 def case(data: pd.DataFrame, style: Style) -> Drawn:
     """Probability of each written token, under the model that wrote it and under the dense one."""
     fig, axes = style.subplots(height=3.2, ncols=2, sharey=True)
-    labels = list(dict.fromkeys(data["label"]))
+    models = list(dict.fromkeys(zip(data["spec"], data["label"], strict=True)))
     for axis, column, title in zip(
         axes, ("p_own", "p_dense"), ("under its own writer", "under the dense model"), strict=True
     ):
-        for i, label in enumerate(labels):
+        seen: dict[str, int] = {}  # plans of one kind: colour of the kind, a line style each
+        for spec, label in models:
             rows = data[data["label"] == label].groupby("position")[column].mean().rolling(8, min_periods=1).mean()
-            colour = style.foreground if label == labels[0] else style.colours[(i - 1) % 6]
-            axis.plot(rows.index + 1, rows, label=label, color=colour, ls=style.linestyles[i % 6], lw=1.3)
+            colour = looks.model(style, spec)["color"]
+            line = style.linestyles[seen.setdefault(colour, 0)]
+            seen[colour] += 1
+            axis.plot(rows.index + 1, rows, label=label, color=colour, ls=line, lw=1.3)
         axis.set(title=title, xlabel="token written", ylim=(0, 1.02))
     axes[0].set_ylabel("probability of the token")
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
+    style.legend(fig)
     means = data.groupby("label", sort=False)[["p_own", "p_dense"]].mean()
     worst = means["p_dense"].idxmin()
     caption = (

@@ -3,9 +3,10 @@
 import pandas as pd
 from matplotlib.lines import Line2D
 
+from prunelib.report import looks
 from prunelib.report.figures import Drawn, figure
 from prunelib.report.paper import figures, series_names, source
-from prunelib.report.share_figures import frame, hollow, hollow_words, kind_looks, lines, looks, split
+from prunelib.report.share_figures import frame, hollow, hollow_words, lines, split
 from prunelib.report.style import Style
 from prunelib.report.words import number, percent
 
@@ -28,15 +29,14 @@ def dropping(data: pd.DataFrame, style: Style) -> Drawn:
     axes = axes[0]
     for axis, kind in zip(axes, kinds, strict=True):
         for (readout, name), rows in paper[paper["kind"] == kind].groupby(["readout", "task"], sort=False):
-            look = looks(style)[readout]
+            look = looks.readouts(style)[readout]
             line = style.linestyles[2] if "HellaSwag" in name else look["ls"]
             axis.plot(rows["x"], rows["kept"], color=look["color"], ls=line, lw=1, alpha=0.6, label=name)
         hollow(axis, others[others["kind"] == kind], style, names)
         lines(axis, own[own["kind"] == kind], style)
         axis.set(title=KINDS[kind], xlabel="% of layers", xlim=(0, None))
     frame(axes, own, style)
-    handles, labels = axes[0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7)
+    style.legend(fig)
     last = own[own["x"] > 0].groupby(["kind", "readout"]).tail(1).set_index(["kind", "readout"])["kept"]
     most = {kind: own.loc[(own["kind"] == kind), "x"].max() for kind in kinds}
     words = "; ".join(
@@ -63,10 +63,11 @@ def texts(data: pd.DataFrame, style: Style) -> Drawn:
     measures = {"repeated": "4-grams seen before", "surprise": "nats a token, dense model"}
     fig, axes = style.subplots(height=0.24 * data["label"].nunique() + 1, ncols=2, sharey=True)
     labels = list(dict.fromkeys(data["label"]))
-    for axis, (name, words), colour in zip(axes, measures.items(), style.colours, strict=False):
+    for axis, (name, words) in zip(axes, measures.items(), strict=True):
         rows = data[data["measure"] == name].set_index("label").loc[labels]
-        spread = [rows["mean"] - rows["lo"], rows["hi"] - rows["mean"]]
-        axis.errorbar(rows["mean"], labels, xerr=spread, fmt="o", color=colour, elinewidth=1)
+        for label, row in rows.iterrows():
+            look = looks.model(style, row["spec"]) | {"ls": "", "elinewidth": 1}
+            axis.errorbar(row["mean"], label, xerr=[[row["mean"] - row["lo"]], [row["hi"] - row["mean"]]], **look)
         axis.axvline(rows["mean"].iloc[0], color=style.muted, lw=0.8)
         axis.set(xlabel=words, xlim=(0, None))
     axes[0].invert_yaxis()
@@ -85,9 +86,9 @@ def texts(data: pd.DataFrame, style: Style) -> Drawn:
 
 
 _READOUTS = {
-    "h": "$h$",
-    "z": "$z$",
-    "p": "$p$",
+    "h": "h",
+    "z": "z",
+    "p": "p",
     "choice": "multiple\nchoice",
     "forced": "next token,\ntrue answer",
     "generation": "free\ngeneration",
@@ -98,14 +99,14 @@ _READOUTS = {
 def readouts(data: pd.DataFrame, style: Style) -> Drawn:
     """From the last hidden state to free text: a line a model, and their mean with its interval."""
     fig, axes = style.subplots(height=3.1, ncols=2, sharey=True)
-    kinds = kind_looks(style)
+    kinds = looks.sublayers(style)
     panels = (("h", "z", "p"), ("choice", "forced", "generation"))
     titles = ("cosine with the dense vector", "share of the dense score above guessing")
     for axis, names, title in zip(axes, panels, titles, strict=True):
         wide = data[data["readout"].isin(names)].pivot(index="spec", columns="readout", values="kept")[list(names)]
         for spec, row in wide.drop(index="mean").iterrows():
             look = kinds[data.loc[data["spec"] == spec, "kind"].iloc[0]]
-            axis.plot(range(3), row, **look, lw=1, ms=3.5, alpha=0.8)
+            axis.plot(range(3), row, **look | {"ls": "-", "lw": 1, "ms": 3.5, "alpha": 0.8})
         mean = data[data["spec"] == "mean"].set_index("readout").loc[list(names)]
         spread = [mean["kept"] - mean["lo"], mean["hi"] - mean["kept"]]
         axis.errorbar(range(3), mean["kept"], yerr=spread, color=style.foreground, fmt="-o", lw=2.2, ms=5, zorder=4)
@@ -115,9 +116,9 @@ def readouts(data: pd.DataFrame, style: Style) -> Drawn:
         axis.axhline(0, color=style.muted, lw=0.8, ls=style.linestyles[2])
     axes[0].set_ylabel("kept, dense = 1")
     drawn = [kind for kind in kinds if kind in set(data["kind"])]
-    handles = [Line2D([], [], **kinds[kind], lw=1, ms=3.5, label=KINDS[kind]) for kind in drawn]
+    handles = [Line2D([], [], **kinds[kind] | {"ls": "-", "lw": 1, "ms": 3.5}, label=KINDS[kind]) for kind in drawn]
     handles.append(Line2D([], [], color=style.foreground, marker="o", lw=2.2, ms=5, label="mean, 95 % interval"))
-    fig.legend(handles=handles, loc="outside lower center", ncols=4)
+    style.legend(fig, handles)
     mean = data[data["spec"] == "mean"].set_index("readout")["kept"]
     models = data.loc[data["spec"] != "mean", "spec"].nunique()
     caption = (

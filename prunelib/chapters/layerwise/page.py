@@ -16,7 +16,8 @@ def layer_bands(ch: Chapter, sublayer: str) -> pd.DataFrame:
     """Cosine by layer for one kind of sublayer, with the paper's digitised mean beside it.
 
     Columns: ``source`` (this model | paper), ``part`` (layer | middle: all points of the middle half of the layers),
-    ``space, lens, layer, depth`` (relative, 0 to 1), ``mean, mean_lo, mean_hi, q05, q95, min, max``.
+    ``space, lens, layer, mean, mean_lo, mean_hi, q05, q95, min, max``. Layers of the paper's model are
+    stretched to the depth of this one, so that first lies on first and last on last.
     """
     rows = measure.similarity(layerwise(ch))
     rows = rows[rows["sublayer"] == sublayer]
@@ -25,13 +26,65 @@ def layer_bands(ch: Chapter, sublayer: str) -> pd.DataFrame:
     # What captions and text quote of the middle half of the layers is over all its points at once.
     inner = rows[rows["layer"].isin(middle_layers(ch.model["n_layers"]))]
     pooled = bands(inner, "cosine", ["space", "lens"]).assign(source="this model", part="middle")
-    pieces = [ours.assign(part="layer", depth=ours["layer"] / max(1, ch.model["n_layers"] - 1)), pooled]
+    pieces = [ours.assign(part="layer"), pooled]
     for space, name in (("h", "embedding"), ("z", "logit"), ("p", "probability")):
         series = paper.series(f"fig:pruning_hierarchies_{sublayer}", name)
-        theirs = pd.DataFrame({"source": "paper", "space": space, "lens": "raw", "layer": series["x"]})
         _, layers = paper.source(f"fig:pruning_hierarchies_{sublayer}", name)
-        pieces.append(theirs.assign(part="layer", depth=series["x"] / (layers - 1), mean=series["y"]))
+        stretched = series["x"] * (ch.model["n_layers"] - 1) / (layers - 1)
+        theirs = pd.DataFrame({"source": "paper", "space": space, "lens": "raw", "layer": stretched})
+        pieces.append(theirs.assign(part="layer", mean=series["y"]))
     return pd.concat(pieces, ignore_index=True)
+
+
+def by_site(ch: Chapter) -> pd.DataFrame:
+    """Mean ``1 − cos`` over tokens for every sublayer: ``sublayer, layer, space, mean`` (raw lens, T = 1)."""
+    rows = measure.similarity(layerwise(ch))
+    rows = rows[rows["lens"] == "raw"].assign(mean=lambda f: 1 - f["cosine"])
+    return rows.groupby(["sublayer", "layer", "space"], as_index=False)["mean"].mean()
+
+
+SMALLEST = {"h": 1e-6, "z": 1e-6, "p": 1e-6, "kl": 1e-5}
+"""Where the histograms of :func:`deviation_spread` begin; below is rounding."""
+
+DECADE = 10
+"""Bins of theirs a decade."""
+
+
+def deviation_spread(ch: Chapter) -> pd.DataFrame:
+    """How the deviations of single tokens are distributed in the middle half of the layers (normed lens, T = 1).
+
+    Rows of part "count" have ``sublayer, quantity`` (h, z, p: 1 − cos; kl: KL(dense ‖ pruned), nats),
+    ``left, right`` (ends of a bin) and ``share`` of the tokens; rows of part "summary" ``mean, median, q05, q95``.
+    """
+    traces, middle = layerwise(ch), middle_layers(ch.model["n_layers"])
+    p = traces.p[(traces.p["lens"] == "normed") & (traces.p["temperature"] == 1.0)]
+    z = traces.z[traces.z["lens"] == "normed"]
+    of = {
+        "h": traces.h.set_index(["sublayer", "layer"])["one_minus_cos_h"],
+        "z": z.set_index(["sublayer", "layer"])["one_minus_cos_z"],
+        "p": p.set_index(["sublayer", "layer"])["one_minus_cos_p"],
+        "kl": p.set_index(["sublayer", "layer"])["kl_dense_pruned"],
+    }
+    rows: list[dict] = []
+    for quantity, values in of.items():
+        values = values[values.index.get_level_values("layer").isin(middle)]
+        for sublayer, some in values.groupby(level="sublayer"):
+            about = {"sublayer": sublayer, "quantity": quantity}
+            rows += [about | {"part": "count"} | cell for cell in _histogram(some.to_numpy(), SMALLEST[quantity])]
+            q05, median, q95 = np.percentile(some, [5, 50, 95])
+            numbers = {"mean": some.mean(), "median": median, "q05": q05, "q95": q95}
+            rows.append(about | {"part": "summary"} | numbers)
+    return pd.DataFrame(rows)
+
+
+def _histogram(values: np.ndarray, smallest: float) -> list[dict]:
+    """Bins of a tenth of a decade from ``smallest`` to the largest value, and the share of ``values`` in each."""
+    first = round(DECADE * np.log10(smallest))
+    last = int(np.ceil(DECADE * np.log10(max(values.max(), 10 * smallest)) + 1e-9))
+    edges = 10.0 ** (np.arange(first, last + 1) / DECADE)
+    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
+    shares = zip(edges[:-1], edges[1:], counts / len(values), strict=True)
+    return [dict(zip(("left", "right", "share"), cell, strict=True)) for cell in shares]
 
 
 def record(ch: Chapter) -> pd.DataFrame:

@@ -3,36 +3,31 @@
 import numpy as np
 import pandas as pd
 
+from prunelib.report import looks
 from prunelib.report.figures import Drawn, figure
 from prunelib.report.style import Style
-from prunelib.report.words import LENS_NAMES, sublayer_name
+from prunelib.report.words import sublayer_name
 from prunelib.runs.zoo.traces import middle_layers
 
-KINDS = {"measured": "measured (median, 5–95 %)", "profile": "from the spectrum", "isotropic": "random direction"}
+KINDS = {"measured": "measured (median, 5–95 %)", "profile": "from the spectrum", "isotropic": "a random change"}
 
 
 @figure("fig-head-attenuation", "What the LM head does to the orthogonal part")
 def attenuation(data: pd.DataFrame, style: Style) -> Drawn:
     """(‖Δz⊥‖/‖z‖)/(‖Δh⊥‖/‖h‖) by layer, measured and predicted from the spectrum of W."""
-    fig, axes = style.subplots(height=2.9, ncols=2, sharey=True)
+    fig, axes = style.subplots(height=3.1, ncols=2, sharey=True)
+    sides = dict(zip(KINDS, looks.sides(style).values(), strict=True))
     for axis, sublayer in zip(axes, ("attn", "mlp"), strict=True):
-        for i, (kind, label) in enumerate(KINDS.items()):
+        for kind, label in KINDS.items():
             rows = data[(data["sublayer"] == sublayer) & (data["kind"] == kind)].sort_values("layer")
+            look = sides[kind]
             if kind == "measured":
-                axis.fill_between(rows["layer"], rows["q05"], rows["q95"], color=style.colours[0], alpha=0.2, lw=0)
-            axis.plot(
-                rows["layer"],
-                rows["median"],
-                color=style.colours[i],
-                ls=style.linestyles[i],
-                marker=style.markers[i],
-                ms=3,
-                label=label,
-            )
+                axis.fill_between(rows["layer"], rows["q05"], rows["q95"], color=look["color"], alpha=0.2, lw=0)
+            axis.plot(rows["layer"], rows["median"], ms=3, label=label, **look)
         axis.axhline(1, color=style.foreground, lw=0.9)
         axis.set(yscale="log", xlabel="layer", title=f"{sublayer_name(sublayer)} dropped")
-    axes[0].set_ylabel(r"$(\|\Delta z_\perp\|/\|z\|)\,/\,(\|\Delta h_\perp\|/\|h\|)$")
-    axes[1].legend(loc="best")
+    axes[0].set_ylabel("β of z / β of h")
+    style.legend(fig)
     wide = data.pivot(index=["sublayer", "layer"], columns="kind", values="median")
     below = (wide["measured"] < 1).groupby("sublayer").agg(["sum", "size"])
     medians = wide.groupby("sublayer")["measured"].median()
@@ -42,7 +37,7 @@ def attenuation(data: pd.DataFrame, style: Style) -> Drawn:
         f"**The head shrinks the relative orthogonal part in {counts['attn']} layers for attention (median "
         f"{medians['attn']:.2f}) and {counts['mlp']} for the MLP ({medians['mlp']:.2f}); the spectrum of $W$ and how "
         f"$h$ and $\\Delta h_\\perp$ lie in it predict it to within {error:.0%} in the median layer.** "
-        "Below the line at 1 the head attenuates. "
+        "Drawn is $\\beta$ of $z$ over $\\beta$ of $h$, with $\\beta = \\|\\Delta_\\perp\\|/\\|\\cdot\\|$; below the line at 1 the head attenuates. "
         "The squares use only the layer's mean energy profiles over the singular directions of $W$; the triangles "
         "replace the perturbation by a random direction. Raw lens, so that the head is the only map between them."
     )
@@ -56,31 +51,22 @@ def attenuation(data: pd.DataFrame, style: Style) -> Drawn:
 @figure("fig-head-spectrum", "Where the stream and its perturbations lie in the head's spectrum")
 def spectrum(data: pd.DataFrame, style: Style) -> Drawn:
     """Cumulative energy of h and Δh⊥ along the singular directions of W, by depth quarter."""
-    fig, axes = style.subplots(height=2.9, ncols=2, sharey=True)
+    fig, axes = style.subplots(height=3.2, ncols=2, sharey=True)
     gain = data[data["vector"] == "squared gain"]
     d = int(gain["index"].max()) + 1
-    names = {"h": "stream $h$", "dh_perp": r"perturbation $\Delta h_\perp$"}
+    names = {"h": "stream h", "dh_perp": "perturbation Δh⊥"}
     for axis, (vector, title) in zip(axes, names.items(), strict=True):
-        for i, (depth, rows) in enumerate(data[data["vector"] == vector].groupby("depth")):
-            axis.plot(
-                rows["index"] + 1,
-                rows["cumulative"],
-                color=style.colours[i],
-                ls=style.linestyles[i],
-                label=f"quarter {depth:.0f} of the layers",
-            )
-        axis.plot(gain["index"] + 1, gain["cumulative"], color=style.muted, lw=0.9, label="squared gain of $W$")
-        axis.plot(
-            np.arange(1, d + 1),
-            np.arange(1, d + 1) / d,
-            color=style.foreground,
-            lw=0.9,
-            ls=style.linestyles[2],
-            label="random direction",
-        )
-        axis.set(xscale="log", xlabel="singular directions of $W$, largest first", title=title, ylim=(0, 1.02))
+        quarters = data[data["vector"] == vector].groupby("depth")
+        for i, (depth, rows) in enumerate(quarters):
+            shade = style.density((i + 0.6) / 4)  # an order of its own: no thing of the book has these colours
+            line = {"color": shade, "ls": style.linestyles[i], "label": f"quarter {depth:.0f} of the layers"}
+            axis.plot(rows["index"] + 1, rows["cumulative"], **line)
+        axis.plot(gain["index"] + 1, gain["cumulative"], color=style.muted, lw=0.9, label="squared gain of W")
+        chance = {"color": style.foreground, "lw": 0.9, "ls": style.linestyles[2], "label": "evenly spread"}
+        axis.plot(np.arange(1, d + 1), np.arange(1, d + 1) / d, **chance)
+        axis.set(xscale="log", xlabel="singular directions of W, largest first", title=title, ylim=(0, 1.02))
     axes[0].set_ylabel("cumulative share")
-    axes[1].legend(loc="upper left")
+    style.legend(fig)
     first = data[data["index"] == 0].groupby("vector")["cumulative"].mean()
     caption = (
         f"**The first singular direction of $W$ carries {first['squared gain']:.0%} of its squared gain, and holds "
@@ -101,30 +87,19 @@ def spectrum(data: pd.DataFrame, style: Style) -> Drawn:
 @figure("fig-head-centred", "How much of the logits' stability is a common offset")
 def centred(data: pd.DataFrame, style: Style) -> Drawn:
     """1 − cos z by layer as it is and after subtracting the mean logit, both lenses."""
-    fig, axes = style.subplots(height=4.4, nrows=2, ncols=2, sharex=True, sharey=True)
+    fig, axes = style.subplots(height=4.6, nrows=2, ncols=2, sharex=True, sharey=True)
     for row, lens in zip(axes, ("raw", "normed"), strict=True):
         for axis, sublayer in zip(row, ("attn", "mlp"), strict=True):
-            for i, version in enumerate(("as is", "centred")):
-                rows = data[
-                    (data["lens"] == lens) & (data["sublayer"] == sublayer) & (data["version"] == version)
-                ].sort_values("layer")
-                axis.fill_between(
-                    rows["layer"], rows["mean_lo"], rows["mean_hi"], color=style.colours[i], alpha=0.25, lw=0
-                )
-                axis.plot(
-                    rows["layer"],
-                    rows["mean"],
-                    color=style.colours[i],
-                    ls=style.linestyles[i],
-                    marker=style.markers[i],
-                    ms=3,
-                    label=version,
-                )
-            axis.set(yscale="log", title=f"{sublayer_name(sublayer)} dropped, {LENS_NAMES[lens]}")
-        row[0].set_ylabel(r"mean $1-\cos(z)$")
-    for axis in axes[1]:
-        axis.set_xlabel("layer")
-    axes[0][0].legend(loc="best")
+            look = looks.sublayers(style)[sublayer]
+            for version, line, face in (("as is", 0, look["color"]), ("centred", 1, style.page)):
+                of = (data["lens"] == lens) & (data["sublayer"] == sublayer) & (data["version"] == version)
+                rows = data[of].sort_values("layer")
+                axis.fill_between(rows["layer"], rows["mean_lo"], rows["mean_hi"], color=look["color"], alpha=0.25, lw=0)
+                drawn = look | {"ls": style.linestyles[line], "mfc": face, "ms": 3}
+                axis.plot(rows["layer"], rows["mean"], label=f"{sublayer_name(sublayer)}, {version}", **drawn)
+            axis.set(yscale="log", xlabel="layer", title=f"{sublayer_name(sublayer)} dropped, {looks.LENSES[lens]}")
+        row[0].set_ylabel("mean 1 − cos z")
+    style.legend(fig)
     inner = data[data["layer"].isin(middle_layers(int(data["layer"].max()) + 1))]
     means = inner.groupby(["lens", "version"])["mean"].mean()
     times = {lens: means[lens, "centred"] / means[lens, "as is"] for lens in ("raw", "normed")}
@@ -149,16 +124,18 @@ PARTS = {"ratio": "ratio", "gain": "gain of the change over gain of the state", 
 @figure("fig-head-parts", "Gain or angle: what the ratio is made of")
 def parts(data: pd.DataFrame, style: Style) -> Drawn:
     """The ratio of the relative orthogonal parts by layer, and its two factors."""
-    fig, axes = style.subplots(height=2.9, ncols=2, sharey=True)
+    fig, axes = style.subplots(height=3.1, ncols=2, sharey=True)
+    c = style.colours
+    colours = (c.blue, c.green, c.purple)  # the ratio is what is measured in the figure before
     for axis, sublayer in zip(axes, ("attn", "mlp"), strict=True):
         for i, (part, label) in enumerate(PARTS.items()):
             rows = data[(data["sublayer"] == sublayer) & (data["part"] == part)].sort_values("layer")
-            look = {"color": style.colours[i], "ls": style.linestyles[i], "marker": style.markers[i], "ms": 3}
+            look = {"color": colours[i], "ls": style.linestyles[i], "marker": "o^D"[i], "ms": 3}
             axis.plot(rows["layer"], rows["median"], label=label, **look)
         axis.axhline(1, color=style.muted, lw=0.8)
         axis.set(yscale="log", xlabel="layer", title=f"{sublayer_name(sublayer)} dropped")
     axes[0].set_ylabel("median over tokens")
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    style.legend(fig)
     wide = data.pivot(index=["sublayer", "layer"], columns="part", values="median")
     below, angle = wide["ratio"] < 1, wide["sine"] < wide["gain"]
     said = (

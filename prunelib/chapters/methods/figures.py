@@ -3,60 +3,35 @@
 import numpy as np
 import pandas as pd
 
-from prunelib.methods.base import KINDS, registry
+from prunelib.methods import parse
+from prunelib.methods.base import KINDS
+from prunelib.report import looks
 from prunelib.report.figures import Drawn, figure
+from prunelib.report.panels import plain
 from prunelib.report.style import Style
-
-
-def look(style: Style, method: str) -> dict:
-    """Colour, marker and line style of a method, by its title: the same in every figure."""
-    looks = {one.title: one.look for one in registry().values() if one.look}
-    own = looks.get(method.partition(" ")[0])
-    if own is None:
-        return {"color": style.foreground, "marker": style.markers[0], "ls": style.linestyles[0]}
-    return {"color": getattr(style.colours, own.colour), "marker": own.marker, "ls": style.linestyles[own.line]}
 
 
 @figure("fig-methods-memory", "Perplexity against real memory")
 def memory(data: pd.DataFrame, style: Style) -> Drawn:
     """Held-out perplexity relative to dense against stored bits a weight, all methods on one axis."""
-    fig, axis = style.subplots(height=4.2)
-    shapes = {
-        "sparsify": (style.colours.blue, "o"),
-        "quantize": (style.colours.vermillion, "s"),
-        "drop": (style.colours.green, "^"),
-        "joined": (style.colours.purple, "D"),
-        "dense": (style.foreground, "*"),
-    }
-    for kind, (colour, marker) in shapes.items():
-        rows = data[data["kind"] == kind]
-        if not len(rows):
-            continue
+    fig, axis = style.subplots(height=4.0)
+    shown = data.assign(look=[tuple(looks.model(style, spec).items()) for spec in data["spec"]])
+    for look, rows in shown.groupby("look", sort=False):
+        look, rows = dict(look), rows.sort_values("bits")
         spread = [rows["ratio"] - rows["lo"], rows["hi"] - rows["ratio"]]
-        axis.errorbar(
-            rows["bits"],
-            rows["ratio"],
-            spread,
-            fmt=marker,
-            color=colour,
-            ms=8 if kind == "dense" else 3.5,
-            elinewidth=1,
-            label=KINDS[kind],
-        )
-    _label_points(axis, data, style)
+        points = {"ls": "", "ms": 8 if look["marker"] == "*" else 4, "elinewidth": 0.8}
+        axis.errorbar(rows["bits"], rows["ratio"], spread, label=_family(rows), **look | points)
+        joined = rows[[not _is_grouped(spec) for spec in rows["spec"]]]  # n:m lies beside the sparsities, not among them
+        axis.plot(joined["bits"], joined["ratio"], color=look["color"], ls=look["ls"], lw=1)
     axis.axhline(1, color=style.muted, lw=0.8)
-    axis.set(
-        yscale="log",
-        xlabel="stored bits a weight (masks, indices, scales and zero points included)",
-        ylabel="perplexity, dense = 1",
-    )
+    axis.set(yscale="log", xlabel="stored bits a weight, everything included", ylabel="perplexity, dense = 1")
     low, high = data["ratio"].min(), data["hi"].max()
     axis.set_ylim(min(0.93, 0.95 * low), 1.6 * high)
     axis.set_xlim(min(data["bits"]) - 0.8, 17.2)
-    ticks = [t for t in (1, 1.5, 2, 3, 5, 10, 20, 50, 100, 300, 1000, 1e4, 1e5, 1e6) if t <= 1.6 * high]
-    axis.set_yticks(ticks, [f"{t:g}" for t in ticks])
+    ticks = [t for t in (1, 2, 5, 10, 20, 50, 100, 300, 1000, 1e4, 1e5, 1e6) if t <= 1.6 * high]
+    axis.set_yticks(ticks, [plain(t) for t in ticks])
     axis.minorticks_off()
-    axis.legend(loc="upper right")
+    style.legend(fig)
     made = data[data["kind"] != "dense"].sort_values("ratio")
     best, worst = made.iloc[0], made.iloc[-1]
     groups = made.groupby("kind")["ratio"].min()
@@ -66,32 +41,26 @@ def memory(data: pd.DataFrame, style: Style) -> Drawn:
         f"weight; the best of each kind: {words}.** Perplexity on the project's own passages, each read whole and "
         "alone, relative to the dense model on the same passage; bars are 95 % intervals over passages. Memory counts "
         "what a checkpoint must store for the matrices of the blocks: 16-bit values, mask or index bits, group scales "
-        "and zero points."
+        "and zero points. A line joins the sparsities or bit widths of one method; n:m patterns stand alone; what is lower and further left is better."
     )
     listed = "; ".join(f"{r.label} {r.bits:.2f} bits, {r.ratio:.2f}" for r in made.itertuples())
     alt = f"Scatter of relative perplexity (log scale) against bits a weight. {listed}. Largest: {worst['label']}."
     return Drawn(fig, caption, alt)
 
 
-def _label_points(axis, data: pd.DataFrame, style: Style) -> None:
-    """Names beside the points, in columns of equal bits, pushed apart where they would overlap."""
-    made = data[data["kind"] != "dense"]
-    gap = (np.log(1.6 * data["hi"].max()) - np.log(min(0.93, 0.95 * data["ratio"].min()))) / 26
-    for _, rows in made.groupby(made["bits"].round(1)):
-        last = -np.inf
-        for row in rows.sort_values("ratio").itertuples():
-            height = max(np.log(row.ratio), last + gap)
-            last = height
-            line = {"arrowstyle": "-", "color": style.muted, "lw": 0.5, "shrinkA": 0, "shrinkB": 3}
-            axis.annotate(
-                row.label,
-                (row.bits, row.ratio),
-                (row.bits + 0.25, np.exp(height)),
-                fontsize=7,
-                color=style.foreground,
-                va="center",
-                arrowprops=line,
-            )
+def _is_grouped(spec: str) -> bool:
+    pattern = getattr(parse(spec), "pattern", None)
+    return bool(pattern and pattern.m)
+
+
+def _family(rows: pd.DataFrame) -> str:
+    """What the points of one look have in common: a method, a kind of drop, or the one model there is."""
+    words = [label.split() for label in rows["label"]]
+    if len(rows) == 1:
+        return rows["label"].iloc[0]
+    if rows["kind"].iloc[0] == "drop":
+        return f"Drop-n{rows['label'].iloc[0][-1]}"
+    return words[0][0].split("-")[0]
 
 
 @figure("fig-methods-error", "Output error by layer")
@@ -103,20 +72,14 @@ def error(data: pd.DataFrame, style: Style) -> Drawn:
     data = data[data["setting"].isin(settings)]
     columns = 2 if len(settings) > 1 else 1
     lines = -(-len(settings) // columns)
-    shape = {"height": 2.2 * lines + 0.5, "nrows": lines, "ncols": columns}
+    shape = {"height": 1.9 * lines + 0.6, "nrows": lines, "ncols": columns, "count": len(settings)}
     fig, axes = style.subplots(**shape, sharex=True, sharey=True, squeeze=False)
-    for axis, setting in zip(axes.flat, settings, strict=False):
+    for axis, setting in zip(axes.flat, settings, strict=True):
         for method, rows in data[data["setting"] == setting].groupby("method", sort=False):
-            axis.plot(rows["layer"], rows["error"], ms=3, label=method, **look(style, method))
-        axis.set(title=setting)
-        axis.legend(loc="upper right", ncols=2)
-    for axis in axes.flat[len(settings) :]:
-        axis.set_visible(False)
-    for axis in axes[-1]:
-        axis.set_xlabel("layer")
-    for axis in axes[:, 0]:
-        axis.set_ylabel("relative output error")
-    axes[0][0].set_ylim(0, 1.45 * data["error"].max())  # room for the names of the methods
+            axis.plot(rows["layer"], rows["error"], label=method, **looks.method(style, method) | {"ms": 3})
+        axis.set(title=setting, xlabel="layer", ylabel="relative output error")
+    axes.flat[0].set_ylim(0, 1.08 * data["error"].max())
+    style.legend(fig)
     means = data.groupby(["setting", "method"], sort=False)["error"].mean()
     first = settings[0]
     words = ", ".join(f"{method} {value:.2f}" for method, value in means[first].items())
@@ -132,27 +95,25 @@ def error(data: pd.DataFrame, style: Style) -> Drawn:
 @figure("fig-methods-stream", "How far the stream turns")
 def stream(data: pd.DataFrame, style: Style) -> Drawn:
     """1 − cos between the dense and the compressed residual stream after each block, cumulative."""
-    fig, axes = style.subplots(height=3.1, ncols=2, sharey=True)
     last = data["layer"].max()
-    for axis, dropping in zip(axes, (False, True), strict=True):
-        own = data[data["kind"].isin(["drop", "joined"]) == dropping]
-        shown: dict[str, int] = {}  # settings of a method so far: all but the first are fainter
-        for i, (label, rows) in enumerate(own.groupby("label", sort=False)):
-            method = rows["method"].iloc[0]
-            mine = look(style, method) | ({"alpha": 0.5, "lw": 1} if shown.get(method) else {})
-            shown[method] = shown.get(method, 0) + 1
-            if dropping:  # one method: its plans are told apart
-                mine = {"color": style.colours[i % 6], "marker": style.markers[i % 6], "ls": style.linestyles[i % 6]}
-            rows = rows[rows["mean"] > 0]  # nothing has turned before the first dropped layer
+    named = data[data["mean"] > 0]  # nothing has turned before the first dropped layer
+    of = list(dict.fromkeys(named["method"]))
+    columns = min(4, len(of))
+    lines = -(-len(of) // columns)
+    shape = {"height": 1.9 * lines + 0.3, "nrows": lines, "ncols": columns, "count": len(of), "columns": 2}
+    fig, axes = style.subplots(**shape, sharex=True, sharey=True, squeeze=False)
+    for axis, method in zip(axes.flat, of, strict=True):
+        every = named[named["method"] == method].groupby(["spec", "setting"], sort=False)
+        for i, ((spec, setting), rows) in enumerate(every):
+            mine = looks.model(style, spec)
+            if rows["kind"].iloc[0] not in ("drop", "joined"):  # settings of one method: its colour, a line style each
+                mine |= {"ls": style.linestyles[i % len(style.linestyles)]}
             axis.fill_between(rows["layer"], rows["lo"], rows["hi"], color=mine["color"], alpha=0.12, lw=0)
-            axis.plot(rows["layer"], rows["mean"], ms=2.5, label=label, **mine)
-        axis.set(yscale="log", xlabel="layer", title="sublayers dropped" if dropping else "weights compressed")
-        axis.legend(fontsize=6.5, ncols=1 if dropping else 2, loc="lower right")
-    axes[0].set_ylabel(r"$1-\cos(h)$ after the layer")
-    axes[0].set_xlim(-1, last + 1)
-    axes[1].set_xlim(-1, last + 1)
-    positive = data.loc[data["mean"] > 0, "mean"]
-    axes[0].set_ylim(max(1e-6, positive.min() / 3) if len(positive) else 1e-6, 2)
+            axis.plot(rows["layer"], rows["mean"], color=mine["color"], ls=mine["ls"], lw=1.2, label=rows["label"].iloc[0])
+        _name_ends(axis, every, last)
+        axis.set(yscale="log", xlabel="layer", title=method, xlim=(-1, 1.45 * last), xticks=[0, last // 2, last])
+        axis.set_ylabel("1 − cos h")
+    axes.flat[0].set_ylim(max(1e-6, named["mean"].min() / 2) if len(named) else 1e-6, 2)
     end = data[data["layer"] == last].set_index("label")["mean"].sort_values()
     caption = (
         f"**After the last layer the stream has turned least with {end.index[0]} ($1-\\cos h$ = {end.iloc[0]:.2g}) and "
@@ -164,6 +125,16 @@ def stream(data: pd.DataFrame, style: Style) -> Drawn:
     return Drawn(fig, caption, f"Line charts on a log scale of 1 minus cos h by layer. After the last layer: {listed}.")
 
 
+def _name_ends(axis, every, last: int) -> None:
+    """The setting of each line at its right end, pushed apart where two would lie on each other."""
+    ends = sorted((np.log10(rows["mean"].iloc[-1]), setting) for (_, setting), rows in every)
+    at = -np.inf
+    for height, setting in ends:
+        at = max(height, at + 0.25)
+        text = setting.replace(":", " ") if setting.count(":") != 1 or not setting[0].isdigit() else setting
+        axis.text(last + 1, 10**at, text, fontsize=7, va="center", ha="left", clip_on=False)
+
+
 @figure("fig-methods-seeds", "Another calibration text, another mask?")
 def seeds(data: pd.DataFrame, style: Style) -> Drawn:
     """Share of removed weights that another calibration seed removes too, by layer."""
@@ -173,14 +144,14 @@ def seeds(data: pd.DataFrame, style: Style) -> Drawn:
         axis.text(0.5, 0.5, "no mask depends on calibration here", ha="center", transform=axis.transAxes)
         return Drawn(fig, "**None of these specifications removes weights by calibration.**", "Empty axes: no masks.")
     for (label, method, setting), rows in data.groupby(["label", "method", "setting"], sort=False):
-        mine = look(style, method) | ({} if "%" in setting else {"alpha": 0.5})
-        axis.plot(rows["layer"], rows["overlap"], ms=3, label=label, **mine)
+        mine = looks.method(style, method) | ({} if "%" in setting else {"mfc": style.page})
+        axis.plot(rows["layer"], rows["overlap"], label=label, **mine | {"ms": 3})
         axis.axhline(rows["chance"].mean(), color=style.muted, lw=0.8, ls=style.linestyles[2])
     low = min(data["chance"].min(), data["overlap"].min())
     axis.set(xlabel="layer", ylabel="share of the mask in common", ylim=(low - 0.05, 1.02))
     right, height = data["layer"].max(), data["chance"].mean() + 0.01
     axis.text(right, height, "chance", ha="right", va="bottom", fontsize=7, color=style.muted)
-    axis.legend(loc="center right")
+    style.legend(fig)
     means = data.groupby("label", sort=False)["overlap"].mean()
     spread = data.groupby("label", sort=False)[["perplexity_min", "perplexity_max"]].first()
     shares = ", ".join(f"{label} {value:.0%}" for label, value in means.items())

@@ -2,8 +2,8 @@
 
 import pandas as pd
 
+from prunelib.report import looks
 from prunelib.report.figures import Drawn, figure
-from prunelib.report.share_figures import kind_looks
 from prunelib.report.style import Style
 from prunelib.report.words import most, number, percent
 
@@ -15,10 +15,10 @@ def kept(data: pd.DataFrame, style: Style) -> Drawn:
     """Share of the dense nDCG@10 kept against the share of layers dropped, encoder and language model."""
     names = list(dict.fromkeys(data["embedder"]))
     fig, axes = style.subplots(height=3.4, ncols=len(names), sharey=True, squeeze=False)
-    looks = {kind: kind_looks(style)[kind] for kind in KINDS}
+    of_kind = {kind: looks.sublayers(style)[kind] for kind in KINDS}
     for axis, name in zip(axes[0], names, strict=True):
         own = data[data["embedder"] == name]
-        for kind, look in looks.items():
+        for kind, look in of_kind.items():
             for readout, line, weight in (("retrieval", 0, 1.6), ("generation", 1, 1)):
                 rows = own[(own["kind"] == kind) & (own["readout"] == readout)].sort_values("x")
                 if len(rows):
@@ -26,9 +26,7 @@ def kept(data: pd.DataFrame, style: Style) -> Drawn:
                     axis.plot(
                         rows["x"],
                         rows["kept"],
-                        **look,
-                        lw=weight,
-                        ls=style.linestyles[line],
+                        **look | {"ls": style.linestyles[line], "lw": weight},
                         label=f"{KINDS[kind]}, {readout}",
                     )
         axis.axhline(1, color=style.muted, lw=0.8)
@@ -48,7 +46,7 @@ def kept(data: pd.DataFrame, style: Style) -> Drawn:
         axis.set(title=name, xlabel="% of layers dropped", xlim=(0, None))
     axes[0][0].set_ylabel("score, dense = 1")
     axes[0][0].set_ylim(-0.03, min(1.6, max(1.15, most(data["hi"]) + 0.05)))
-    fig.legend(*axes[0][-1].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=7)
+    style.legend(fig)
     pruned = data[data["x"] > 0]
     mean = pruned.groupby(["embedder", "readout"])["kept"].mean()
     by_model = [mean.get(("language model", readout), float("nan")) for readout in ("retrieval", "generation")]

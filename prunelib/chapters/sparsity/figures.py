@@ -1,9 +1,11 @@
 """Figures of the sparsity chapter: what is kept by method, and choice against generation."""
 
 import pandas as pd
+import seaborn as sns
 
+from prunelib.report import looks
 from prunelib.report.figures import Drawn, figure
-from prunelib.report.share_figures import READOUTS, frame, hollow, hollow_words, lines, looks, split
+from prunelib.report.share_figures import frame, hollow, hollow_words, lines, split
 from prunelib.report.style import Style
 from prunelib.report.words import most, number, percent
 
@@ -26,19 +28,14 @@ def sparsity(data: pd.DataFrame, style: Style) -> Drawn:
         for n, (pattern, some) in enumerate(rows[rows["pattern"] != ""].groupby("pattern", sort=False)):
             place = 82 + 9 * n
             hollow(axis, others[others["pattern"] == pattern].assign(x=place), style, names)
-            for readout, look in looks(style).items():
+            for readout, look in looks.readouts(style).items():
                 one = some[some["readout"] == readout]
                 spread = [one["kept"] - one["lo"], one["hi"] - one["kept"]]
                 axis.errorbar([place], one["kept"], spread, fmt=look["marker"], color=look["color"], elinewidth=1)
             axis.text(place, 1.02, pattern, ha="center", fontsize=7, color=style.foreground)
         axis.set(title=method, xlabel="% of weights removed", xlim=(0, 98), xticks=[0, 30, 50, 70])
     frame(axes[0], data, style)
-    handles, labels = axes[0][-1].get_legend_handles_labels()
-    for axis in axes[0]:
-        if len(axis.get_legend_handles_labels()[0]) > len(handles):
-            handles, labels = axis.get_legend_handles_labels()
-    if handles:
-        fig.legend(handles, labels, loc="outside lower center", ncols=3)
+    style.legend(fig)
     pruned = data[data["method"] != "dense"]
     mean = pruned.groupby("readout")["kept"].mean()
     caption = (
@@ -61,26 +58,34 @@ def proxy(data: pd.DataFrame, style: Style) -> Drawn:
     data = data.sort_values("choice", ascending=False, kind="stable").reset_index(drop=True)
     fig, axis = style.subplots(height=0.2 * len(data) + 1.2)
     axis.hlines(data.index, data["generation"], data["choice"], color=style.muted, lw=1)
-    for readout, shift in (("choice", -0.12), ("generation", 0.12)):
-        look, x = looks(style)[readout], data[readout]
-        axis.errorbar(
-            x,
-            data.index + shift,
-            xerr=[x - data[f"{readout}_lo"], data[f"{readout}_hi"] - x],
-            fmt=look["marker"],
-            color=look["color"],
-            elinewidth=0.8,
-            label=READOUTS[readout],
-        )
+    shown = {name: looks.readouts(style)[name] for name in ("choice", "generation")}
+    long = pd.concat(
+        data.assign(x=data[f"{name}{end}"], readout=looks.READOUTS[name]) for name in shown for end in ("", "_lo", "_hi")
+    )
+    sns.pointplot(
+        long,
+        x="x",
+        y="label",
+        hue="readout",
+        ax=axis,
+        estimator="median",  # of the value and the two ends of its interval: the value
+        errorbar=("pi", 100),  # from end to end
+        dodge=0.3,
+        palette=[look["color"] for look in shown.values()],
+        markers=[look["marker"] for look in shown.values()],
+        ls="",
+        ms=4,
+        err_kws={"lw": 0.9},
+    )
+    axis.legend().remove()
     axis.axvline(1, color=style.muted, lw=0.8)
     axis.axvline(0, color=style.muted, lw=0.9, ls=style.linestyles[2])
     ends = pd.concat([data["choice_lo"], data["choice_hi"], data["generation_lo"], data["generation_hi"]])
     left, right = min(0.0, -most(-ends)) - 0.03, max(1.0, most(ends)) + 0.05
-    axis.set(xlabel="score above guessing, dense = 1", xlim=(max(-0.6, left), min(1.6, right)))
-    axis.set_yticks(data.index, data["label"], fontsize=7)
-    axis.invert_yaxis()
+    axis.set(ylabel="", xlabel="score above guessing, dense = 1", xlim=(max(-0.6, left), min(1.6, right)))
+    axis.tick_params(axis="y", labelsize=7)
     axis.grid(axis="y", visible=False)
-    fig.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    style.legend(fig)
     gap = (data["choice"] - data["generation"]).dropna()
     if len(gap):
         worst = data.loc[gap.idxmax()]

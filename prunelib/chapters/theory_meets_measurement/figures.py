@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 
 from prunelib.chapters.theory_meets_measurement.measure import closeness
+from prunelib.report import looks
 from prunelib.report.figures import Drawn, figure
 from prunelib.report.style import Style
-from prunelib.report.words import LENS_NAMES
 
 SHOWN = 3  # prompts in the step-by-step panel
 
@@ -19,44 +19,26 @@ def _compare(data: pd.DataFrame, style: Style, symbol: str, theorem: int) -> Dra
     normed = ours[ours["lens"] == "normed"]
     shown = normed[normed["prompt_id"].isin(normed["prompt_id"].unique()[:SHOWN])]
     series = {"this model, normed lens": shown, "the paper": paper}
-    for axis, (name, rows) in zip(axes[0], series.items(), strict=True):
-        steps = np.arange(1, len(rows) + 1)
-        axis.plot(steps, rows["measured"], color=style.colours.blue, lw=1.1, label="measured")
-        axis.plot(
-            steps, rows["estimated"], color=style.colours.vermillion, lw=1.0, ls=style.linestyles[1], label="estimated"
-        )
-        axis.set(xlabel="decoding step", title=name, ylim=(0, None))
-    axes[0][0].set_ylabel(symbol)
-    axes[0][0].legend(loc="upper right")
+    sides = looks.sides(style)
     # Points below a hundredth of the paper's smallest are rounding, not agreement.
     low = max(float(ours["measured"].min()), float(paper["measured"].min()) / 100)
     high = 1.5 * float(max(ours["measured"].max(), ours["estimated"].max()))
+    for axis, (name, rows) in zip(axes[0], series.items(), strict=True):
+        steps = np.arange(1, len(rows) + 1)
+        for side in ("measured", "estimated"):
+            look = {"color": sides[side]["color"], "ls": sides[side]["ls"], "lw": 1, "label": side}
+            axis.plot(steps, rows[side], **look)
+        ends = float(rows[["measured", "estimated"]].to_numpy().max())
+        axis.set(xlabel="decoding step", title=name, yscale="log", ylim=(max(low, ends / 3e4), 1.5 * ends))
+    axes[0][0].set_ylabel(symbol)
     stats = {}
     for axis, lens in zip(axes[1], ("raw", "normed"), strict=True):
         rows = ours[ours["lens"] == lens]
-        axis.scatter(
-            rows["measured"],
-            rows["estimated"],
-            s=5,
-            color=style.colours.blue,
-            alpha=0.5,
-            lw=0,
-            rasterized=True,
-            label="this model",
-        )
+        dots = {"s": 5, "color": looks.lenses(style)[lens]["color"], "alpha": 0.5, "lw": 0, "rasterized": True}
+        axis.scatter(rows["measured"], rows["estimated"], label=f"this model, {lens} lens", **dots)
         if lens == "raw":
-            axis.scatter(
-                paper["measured"],
-                paper["estimated"],
-                s=12,
-                marker=style.markers[2],
-                facecolor="none",
-                edgecolor=style.colours.vermillion,
-                lw=0.7,
-                label="paper",
-                rasterized=True,
-            )
-            axis.legend(loc="lower right")
+            ring = {"s": 12, "facecolor": "none", "edgecolor": style.foreground, "lw": 0.6, "rasterized": True}
+            axis.scatter(paper["measured"], paper["estimated"], marker=style.markers[2], label="paper", **ring)
         axis.plot([low, high], [low, high], color=style.foreground, lw=0.9)
         stats[lens] = closeness(rows)
         axis.text(
@@ -65,17 +47,12 @@ def _compare(data: pd.DataFrame, style: Style, symbol: str, theorem: int) -> Dra
             f"typically off ×{stats[lens]['factor']:.2f}\nlog r = {stats[lens]['pearson_log']:.3f}",
             va="top",
             transform=axis.transAxes,
-            fontsize=8,
+            fontsize=7,
         )
-        axis.set(
-            xscale="log",
-            yscale="log",
-            xlabel=f"measured {symbol}",
-            title=LENS_NAMES[lens],
-            xlim=(low, high),
-            ylim=(low, high),
-        )
+        axis.set(xscale="log", yscale="log", xlabel=f"measured {symbol}", title=looks.LENSES[lens])
+        axis.set(xlim=(low, high), ylim=(low, high))
     axes[1][0].set_ylabel(f"estimated {symbol}")
+    style.legend(fig, markerscale=2)
     theirs = closeness(paper)
     r, n = stats["raw"], stats["normed"]
     caption = (
@@ -101,7 +78,7 @@ def _compare(data: pd.DataFrame, style: Style, symbol: str, theorem: int) -> Dra
 @figure("fig-middle-cosine", "Theorem 2 at a middle attention layer")
 def middle_cosine(data: pd.DataFrame, style: Style) -> Drawn:
     """Measured and estimated 1 − cos p over decoding positions (paper, Fig. 6 left)."""
-    return _compare(data, style, r"$1-\cos(p)$", 2)
+    return _compare(data, style, "1 − cos p", 2)
 
 
 @figure("fig-middle-kl", "Theorem 3 at a middle attention layer")
