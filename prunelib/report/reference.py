@@ -82,8 +82,10 @@ def _copy(run: Path, fresh: Path, manifest: dict) -> None:
             shutil.copyfile(file, fresh / "tables" / file.name)
     write_json(fresh / LEFT_OUT, left_out)
     for figure_id in manifest["figures"]:
-        for suffix in (".csv", ".json"):
-            shutil.copyfile(run / "figures" / f"{figure_id}{suffix}", fresh / "figures" / f"{figure_id}{suffix}")
+        shutil.copyfile(run / "figures" / f"{figure_id}.csv", fresh / "figures" / f"{figure_id}.csv")
+        card = read_json(run / "figures" / f"{figure_id}.json")
+        # Where the curves lie is known again when they are drawn again.
+        write_json(fresh / "figures" / f"{figure_id}.json", card | {"readings": [], "column_readings": []})
     for name in manifest["notebooks"]:
         notebook = read_json(run / "notebooks" / f"{name}.ipynb")
         (fresh / "notebooks" / f"{name}.ipynb").write_text(json.dumps(portable(notebook), indent=1) + "\n")
