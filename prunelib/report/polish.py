@@ -1,10 +1,18 @@
-"""What the theme's pages lack for readers who do not see them: landmarks, roles, a language.
+"""What the theme's pages lack for readers who do not see them (landmarks, roles, a language), and what they load
+for nothing.
 
 Checked by axe-core on every built page (tests/book). Each change is made once: a page that Sphinx did not write
 again stays as it is.
 """
 
+import re
+import shutil
 from pathlib import Path
+
+# Fonts come with the style sheet; asked for in advance they are refused to a page that is opened from a file.
+# The icons' script draws what the fonts draw already, and is larger than all other scripts of the theme.
+_LOADS = re.compile(r'<link rel="preload" as="font"[^>]*>\n?|<script[^>]*fontawesome/[^>]*></script>\n?')
+_UNUSED = ("_static/vendor/fontawesome/*/js", "_static/vendor/fontawesome/*/webfonts/*.ttf")
 
 _CHANGES = (
     # The logo and the search stand in no landmark.
@@ -38,7 +46,7 @@ def polish(html: Path, title: str) -> None:
     """Change the pages below ``html``, and write its first page, which leads to the book."""
     for file in sorted(html.rglob("*.html")):
         text = file.read_text(encoding="utf-8")
-        better = text
+        better = _LOADS.sub("", text)
         for old, new in _CHANGES:
             better = better.replace(old, new)
         first = better.find(' id="search-input"')
@@ -46,4 +54,7 @@ def polish(html: Path, title: str) -> None:
             better = better[:first] + better[first:].replace(' id="search-input"', "", 1)
         if better != text:
             file.write_text(better, encoding="utf-8")
+    for pattern in _UNUSED:
+        for found in html.glob(pattern):
+            shutil.rmtree(found) if found.is_dir() else found.unlink()
     (html / "index.html").write_text(_ROOT.format(title=title), encoding="utf-8")

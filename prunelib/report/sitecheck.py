@@ -1,5 +1,6 @@
 """Checks of a rendered site: it loads nothing from a network, and its links lead somewhere."""
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -7,6 +8,16 @@ from urllib.parse import unquote, urlsplit
 
 _LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "object": "data"}
 _LOADED_LINKS = {"stylesheet", "preload", "prefetch", "modulepreload", "preconnect", "icon"}
+_TEX = re.compile(r"\\[a-zA-Z]{2,}|\\[()\[\]]|\$[^$]*\$")
+_SET = (
+    "math",
+    "script",
+    "style",
+    "pre",
+    "code",
+    "textarea",
+    "button",
+)  # MathJax or the reader's eye takes these as they are
 _CSS_ADDRESS = re.compile(r"(?:url\(\s*|@import\s+)['\"]?\s*(?:https?:)?//", re.IGNORECASE)
 
 
@@ -18,10 +29,24 @@ class _Page(HTMLParser):
         self.loads: list[str] = []
         self.links: list[str] = []
         self.ids: set[str] = set()
+        self.tex: list[str] = []
+        self._set: list[str] = []  # open elements inside one whose text is left to others
         self.feed(text)
+
+    def handle_endtag(self, tag):
+        if self._set and tag == self._set[-1]:
+            self._set.pop()
+
+    def handle_data(self, data):
+        if not self._set and _TEX.search(data):
+            self.tex.append(" ".join(data.split())[:80])
 
     def handle_starttag(self, tag, attributes):
         found = {name: value or "" for name, value in attributes}
+        if self._set and tag == self._set[0] or tag in _SET or "math" in found.get("class", "").split():
+            self._set.append(tag)
+        elif _TEX.search(found.get("title", "") + found.get("alt", "")):
+            self.tex.append(found.get("title") or found["alt"][:80])
         self.ids |= {found[name] for name in ("id", "name") if name in found}
         if tag in _LOADED and _LOADED[tag] in found:
             self.loads.append(found[_LOADED[tag]])
@@ -34,8 +59,8 @@ class _Page(HTMLParser):
 def problems(site: Path) -> list[str]:
     """What is wrong with a site, one line each; empty when all is well.
 
-    Reported are scripts, styles, fonts and images with an outside address, and
-    links to a file or a place on a page that does not exist.
+    Reported are scripts, styles, fonts and images with an outside address, links to a file or a
+    place on a page that does not exist, and TeX where nothing sets it: in titles, the navigation and the search.
     """
     site = Path(site).resolve()
     files = [file for file in sorted(site.rglob("*.html")) if "_static" not in file.parts]
@@ -50,6 +75,10 @@ def problems(site: Path) -> list[str]:
             for link in inside
             if not _is_outside(link) and not _leads_somewhere(link, file, pages)
         ]
+        found += [f"{name} shows the TeX source {text!r} as text" for text in page.tex]
+    if (index := site / "searchindex.js").is_file():
+        titles = json.loads(index.read_text().removeprefix("Search.setIndex(").removesuffix(")"))["alltitles"]
+        found += [f"the search shows the TeX source {title!r} as text" for title in titles if _TEX.search(title)]
     for file in sorted(site.rglob("*.css")):
         if _CSS_ADDRESS.search(file.read_text(errors="replace")):
             found.append(f"{file.relative_to(site)} loads from a network")

@@ -1,9 +1,17 @@
 """The built pages as readers meet them who do not see them, or have no mouse: axe-core finds nothing."""
 
+import json
+import subprocess
 from importlib.resources import files
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from prunelib.files import sha256
+
+# Chromium's flags, as in conftest.
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--virtual-time-budget=15000"]
 PROBE = """<script>%s</script><script>
 window.addEventListener("load", async () => {
   if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
@@ -24,3 +32,59 @@ def test_axe_finds_no_violation(probed, page, width, dark):
 def test_the_first_page_has_a_language_and_a_title(site):
     page = (site / "index.html").read_text()
     assert '<html lang="en">' in page and "<title>Demystifying When Pruning Works</title>" in page
+
+
+LIMIT = 2_500_000
+"""Bytes that a page may load, itself and drawings that come into view included."""
+
+LOADED = """<script>
+window.addEventListener("load", async () => {
+  if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
+  await new Promise(done => setTimeout(done, 1000));
+  const icon = document.querySelector(".theme-switch-button .theme-switch, .search-button i");
+  const report = {
+    loaded: performance.getEntriesByType("resource").map(one => one.name),
+    formulas: document.querySelectorAll("mjx-container svg").length,
+    icons: icon === null ? "none" : getComputedStyle(icon, "::before").content,
+    stops: document.querySelectorAll("mjx-container[tabindex='0']").length,
+  };
+  window.parent.postMessage(JSON.stringify(report), "*");
+});
+</script>"""
+
+
+@pytest.mark.parametrize("page", ["book/index.html", "notebooks/01-demo.html", "search.html"])
+def test_a_page_is_light(probed, site, page):
+    found = probed(page, LOADED)
+    files = {Path(unquote(urlsplit(name).path)) for name in found["loaded"] if name.startswith("file:")}
+    weight = sum(file.stat().st_size for file in files if file.is_file()) + (site / page).stat().st_size
+    assert weight <= LIMIT, sorted(((file.stat().st_size, file.name) for file in files if file.is_file()), reverse=True)
+    assert found["icons"] not in ("none", "normal")  # drawn by the font
+    assert found["formulas"] >= (page != "search.html") and found["stops"] == 0
+
+
+def test_nothing_is_refused_to_a_page_that_is_opened_from_a_file(site, chromium, tmp_path):
+    for page in ("book/index.html", "notebooks/01-demo.html", "search.html?q=demo"):
+        command = [chromium, *FLAGS, "--enable-logging=stderr", "--v=0", f"--user-data-dir={tmp_path}", "--dump-dom"]
+        done = subprocess.run([*command, f"file://{site}/{page}"], capture_output=True, text=True, timeout=120)
+        said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+        assert not [line for line in said if "CORS" in line or "Uncaught" in line or "Failed" in line], page
+        if "q=" in page:
+            assert "notebooks/01-demo.html" in done.stdout.split("search-results")[1]
+
+
+def test_the_search_knows_words_and_no_code(site):
+    index = json.loads((site / "searchindex.js").read_text().removeprefix("Search.setIndex(").removesuffix(")"))
+    assert "point" in index["terms"] or "point" in index["titleterms"]
+    assert "seed" not in index["terms"]  # a parameter, in a cell of the chapter and nowhere else
+
+
+def test_nothing_is_stored_twice(site):
+    seen: dict[str, list[str]] = {}
+    for file in site.rglob("*"):
+        if file.is_file() and file.stat().st_size > 1000:
+            seen.setdefault(sha256(file), []).append(file.name)
+    # The book of the reference run is the one whose ledger is the reference's.
+    assert [
+        names for names in seen.values() if len(names) > 1 and set(names) != {"claims.json", "reference.json"}
+    ] == []
