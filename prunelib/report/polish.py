@@ -22,11 +22,6 @@ _CHANGES = (
     ),
     # A role that the standard has given up, in a list whose items it keeps from being items.
     (' role="doc-biblioentry"', ' role="listitem"'),
-    # What scrolls sideways on a phone must be reached by keyboard.
-    (
-        '<div class="pst-scrollable-table-container">',
-        '<div class="pst-scrollable-table-container" tabindex="0" role="group" aria-label="Table">',
-    ),
 )
 
 _ROOT = """\

@@ -16,7 +16,7 @@ _PARTS = (
     "output/svg/fonts/tex.js",
     "a11y/assistive-mml.js",
 )
-_LOADED = ["core", "input/tex-full", "output/svg", "output/svg/fonts/tex", "a11y/assistive-mml"]
+_LOADED = ["core", "input/tex-full", "output/svg", "a11y/assistive-mml"]  # the output loads its font itself
 
 
 def copy_mathjax(app) -> None:
