@@ -1,9 +1,10 @@
-"""What the theme's pages lack for readers who do not see them: landmarks, roles, a language.
+"""What the theme's pages lack: landmarks, roles and a language for readers who do not see them, and valid HTML.
 
-Checked by axe-core on every built page (tests/book). Each change is made once: a page that Sphinx did not write
-again stays as it is.
+Checked by axe-core and by the W3C's validator on built pages (tests/book). Each change is made once: a page that
+Sphinx did not write again stays as it is.
 """
 
+import re
 from pathlib import Path
 
 _CHANGES = (
@@ -19,7 +20,11 @@ _CHANGES = (
         '<div class="pst-scrollable-table-container">',
         '<div class="pst-scrollable-table-container" tabindex="0" role="group" aria-label="Table">',
     ),
+    # An attribute of one browser.
+    ('         autocorrect="off"\n', ""),
 )
+# A summary may hold no paragraph.
+_FOLD = re.compile(r'<p class="((?:collapsed|expanded) admonition-title)">([^<]*)</p>')
 
 _ROOT = """\
 <!doctype html>
@@ -41,6 +46,7 @@ def polish(html: Path, title: str) -> None:
         better = text
         for old, new in _CHANGES:
             better = better.replace(old, new)
+        better = _FOLD.sub(r'<span class="\1">\2</span>', better)
         first = better.find(' id="search-input"')
         if first >= 0 and better.find(' id="search-input"', first + 1) >= 0:  # the search page has two fields
             better = better[:first] + better[first:].replace(' id="search-input"', "", 1)
