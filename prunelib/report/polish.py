@@ -1,8 +1,8 @@
-"""What the theme's pages lack for readers who do not see them (landmarks, roles, a language), and what they load
-for nothing.
+"""What the theme's pages lack (landmarks, roles and a language for readers who do not see them, valid HTML), and
+what they load for nothing.
 
-Checked by axe-core on every built page (tests/book). Each change is made once: a page that Sphinx did not write
-again stays as it is.
+Checked by axe-core and by the W3C's validator on built pages (tests/book). Each change is made once: a page that
+Sphinx did not write again stays as it is.
 """
 
 import re
@@ -22,7 +22,11 @@ _CHANGES = (
     ),
     # A role that the standard has given up, in a list whose items it keeps from being items.
     (' role="doc-biblioentry"', ' role="listitem"'),
+    # An attribute of one browser.
+    ('         autocorrect="off"\n', ""),
 )
+# A summary may hold no paragraph.
+_FOLD = re.compile(r'<p class="((?:collapsed|expanded) admonition-title)">([^<]*)</p>')
 
 _ROOT = """\
 <!doctype html>
@@ -44,6 +48,7 @@ def polish(html: Path, title: str) -> None:
         better = _LOADS.sub("", text)
         for old, new in _CHANGES:
             better = better.replace(old, new)
+        better = _FOLD.sub(r'<span class="\1">\2</span>', better)
         first = better.find(' id="search-input"')
         if first >= 0 and better.find(' id="search-input"', first + 1) >= 0:  # the search page has two fields
             better = better[:first] + better[first:].replace(' id="search-input"', "", 1)
