@@ -7,6 +7,7 @@ from prunelib.report.style import Style
 from prunelib.report.words import most
 from prunelib.runs.beside import REFERENCE
 
+
 def lines(axis, data: pd.DataFrame, style: Style) -> None:
     """A line with its interval for each read-out; ``data`` has x, kept, lo, hi, readout."""
     for readout, look in looks.readouts(style).items():

@@ -56,7 +56,12 @@ MANIFEST = {
         "values": _of({"$ref": "#/$defs/entry"}), "claims": _of({"$ref": "#/$defs/entry"}),
     },
 }  # fmt: skip
-_SIZE = {"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": "number", "exclusiveMinimum": 0, "maximum": 100}}
+_SIZE = {
+    "type": "array",
+    "minItems": 2,
+    "maxItems": 2,
+    "items": {"type": "number", "exclusiveMinimum": 0, "maximum": 100},
+}
 _SHARE = {"type": "number", "minimum": -100, "maximum": 100}
 _SHORT = {"type": "string", "maxLength": 300}
 _READINGS = {

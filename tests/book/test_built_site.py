@@ -31,7 +31,7 @@ def test_every_link_of_the_figure_card_leads_to_a_file(site):
     row = re.search(r'<p class="figcard-links">.*?</p>', page.read_text(), re.DOTALL)[0]
     files = [(page.parent / link).resolve() for link in Links(row).found]
     assert {file.name for file in files} == {
-        "fig-demo.light.svg", "fig-demo.dark.svg", "fig-demo.pdf", "fig-demo.png",
+        "fig-demo.light.svg", "fig-demo.dark.svg", "fig-demo.pdf", "fig-demo.column.pdf", "fig-demo.png",
         "fig-demo.csv", "01-demo.ipynb", "fig-demo.py.txt", "fig-demo.bib",
     }  # fmt: skip
     assert all(file.stat().st_size for file in files)

@@ -189,8 +189,25 @@ def test_the_figures_of_chapter_5_by_hand(ch, by_hand):
             part = one[(one["sublayer"] == sublayer) & (one["layer"] == row.layer) & (one["lens"] == row.lens)]
             cosine = part["cos_h"] if row.space == "h" else 1 - part[f"turn_{row.space}"]
             assert (row.mean, row.min, row.max) == pytest.approx((cosine.mean(), cosine.min(), cosine.max()), **CLOSE)
-            assert row.depth == row.layer / 3
         assert len(own) == LAYERS * 5
+        theirs = table[table["source"] == "paper"]
+        assert theirs["layer"].max() == LAYERS - 1  # the last of their layers lies on the last of ours
+    for row in layers_page.by_site(ch).itertuples():
+        part = one[(one["sublayer"] == row.sublayer) & (one["layer"] == row.layer) & (one["lens"] == "raw")]
+        turned = 1 - part["cos_h"] if row.space == "h" else part[f"turn_{row.space}"]
+        assert row.mean == pytest.approx(turned.mean(), **CLOSE)
+    spread = layers_page.deviation_spread(ch)
+    near = one[(one["lens"] == "normed") & one["layer"].isin(MIDDLE)]
+    for (sublayer, quantity), rows in spread.groupby(["sublayer", "quantity"]):
+        cells, summary = rows[rows["part"] == "count"], rows[rows["part"] == "summary"].iloc[0]
+        values = near.loc[near["sublayer"] == sublayer].assign(turn_h=lambda f: 1 - f["cos_h"])
+        values = values["kl" if quantity == "kl" else f"turn_{quantity}"]
+        assert cells["share"].sum() == pytest.approx(1)
+        assert summary["median"] == pytest.approx(values.median(), **CLOSE)
+        middle = cells.iloc[len(cells) // 2]
+        if middle["left"] > cells["left"].min():
+            inside = (values >= middle["left"]) & (values < middle["right"])
+            assert middle["share"] == pytest.approx(inside.mean())
     for row in layers.amplification(ch).itertuples():
         part = one[(one["sublayer"] == row.sublayer) & (one["layer"] == row.layer) & (one["lens"] == row.lens)]
         ratio = part["turn_p"] / part["turn_z"]

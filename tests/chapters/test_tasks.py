@@ -274,6 +274,7 @@ def test_figures_from_tables_alone(scores, ch, tmp_path):
     texts = _scores(dict.fromkeys(SPECS, 6), dict.fromkeys(SPECS, 6))[1]
     tokens = pd.DataFrame(
         {
+            "spec": ["dense"] * 3 + ["drop:mlp:4"] * 3,
             "label": ["dense"] * 3 + ["Drop-4M"] * 3,
             "position": [0, 1, 2] * 2,
             "p_own": 0.9,

@@ -1,9 +1,9 @@
 """``{figcard} <figure id>``: a numbered, captioned figure with all its files; with ``:again:`` a second showing
 of it on another page, which sends the reader to its place.
 
-The light and the dark drawing are shown by the page's colour scheme, a narrow one on a phone; readings.js shows
-the values of curves to whoever points at them. Images and links point to the permanent addresses ``figures/<id>.*`` of the site, so
-the page holds no hashed copies. The number that Sphinx gives must be the one
+The light and the dark drawing are shown by the page's colour scheme, a narrow one on a phone; readings.js shows the
+values of curves to whoever points at them. Images and links point to the permanent addresses
+``figures/<id>.*`` of the site, so the page holds no hashed copies. The number that Sphinx gives must be the one
 printed in the files and in the citation; the build fails otherwise.
 """
 

@@ -19,14 +19,18 @@ def _layer_curves(data: pd.DataFrame, style: Style, sublayer: str) -> Drawn:
     own, raw = looks.sublayers(style)[sublayer], ours[ours["lens"] == "raw"]
     for axis, (space, title) in zip(axes, looks.SPACES.items(), strict=True):
         rows = raw[raw["space"] == space]
-        axis.fill_between(rows["layer"], rows["min"], rows["max"], color=own["color"], alpha=0.14, lw=0, label="min–max")
+        axis.fill_between(
+            rows["layer"], rows["min"], rows["max"], color=own["color"], alpha=0.14, lw=0, label="min–max"
+        )
         axis.fill_between(rows["layer"], rows["q05"], rows["q95"], color=own["color"], alpha=0.30, lw=0, label="5–95 %")
         theirs = paper[paper["space"] == space]
         model = source(f"fig:pruning_hierarchies_{sublayer}", "logit")[0]
         axis.plot(theirs["layer"], theirs["mean"], label=f"paper ({model})", **looks.paper(style))
         normed = ours[(ours["space"] == space) & (ours["lens"] == "normed")]
         if len(normed):
-            axis.plot(normed["layer"], normed["mean"], color=style.muted, ls=style.linestyles[2], label="mean, normed lens")
+            axis.plot(
+                normed["layer"], normed["mean"], color=style.muted, ls=style.linestyles[2], label="mean, normed lens"
+            )
         spread = [rows["mean"] - rows["mean_lo"], rows["mean_hi"] - rows["mean"]]
         line = {"ms": 2.6, "elinewidth": 1, "label": "mean, 95 % interval"}
         axis.errorbar(rows["layer"], rows["mean"], spread, color=own["color"], marker=own["marker"], **line)
@@ -53,7 +57,8 @@ def _layer_words(ours, paper, pooled: pd.DataFrame, sublayer: str, low: float) -
         f"**Dropping one {name} sublayer in the middle half of the network leaves a mean cosine of {mean['h']} in $h$, "
         f"{mean['z']} in $z$ and {mean['p']} in $p$; the worst twentieth of tokens falls to {tail['z']} in $z$ "
         f"and {tail['p']} in $p$.** One {name} sublayer is dropped at a time along the dense model's own text "
-        "($T = 1$), raw lens. Bands show the spread over prompts and decoding positions, error bars the 95 % interval of "
+        "($T = 1$), raw lens. Bands show the spread over prompts and decoding positions, error bars the 95 % interval "
+        "of "
         f"the mean over prompts. The paper's curve ({model}, digitised) is stretched from its {depth} layers to these. "
         f"{_beside_paper(raw, paper)}{outside}"
     )
@@ -72,9 +77,14 @@ def _beside_paper(raw: pd.DataFrame, paper: pd.DataFrame) -> str:
     furthest = int(np.abs(gap).argmax())
     side = "below" if gap.mean() < 0 else "above"
     return (
-        f"In $p$ our mean lies {abs(gap.mean()):.2f} {side} the paper's on average over layers, and differs most in layer "
-        f"{ours['layer'].iloc[furthest]:.0f} (by {gap[furthest]:+.2f}). "
-    ).replace("by -", "by −").rstrip()
+        (
+            f"In $p$ our mean lies {abs(gap.mean()):.2f} {side} the paper's on average over layers, and differs most "
+            f"in layer "
+            f"{ours['layer'].iloc[furthest]:.0f} (by {gap[furthest]:+.2f}). "
+        )
+        .replace("by -", "by −")
+        .rstrip()
+    )
 
 
 @figure("fig-layerwise-attn", "Similarity by layer, one attention sublayer dropped")
@@ -98,7 +108,9 @@ def site_map(data: pd.DataFrame, style: Style) -> Drawn:
     for axis, sublayer in zip(axes, ("attn", "mlp"), strict=True):
         wide = data[data["sublayer"] == sublayer].pivot(index="space", columns="layer", values="mean").loc[list("hzp")]
         step = {"xticklabels": 5, "yticklabels": list("hzp")}
-        sns.heatmap(wide.clip(lower=small), ax=axis, norm=scale, cmap=style.density, cbar=False, rasterized=True, **step)
+        sns.heatmap(
+            wide.clip(lower=small), ax=axis, norm=scale, cmap=style.density, cbar=False, rasterized=True, **step
+        )
         axis.set(title=f"{sublayer_name(sublayer)} dropped", xlabel="layer", ylabel="")
         axis.tick_params(rotation=0, length=0)
         axis.grid(visible=False)
@@ -108,7 +120,8 @@ def site_map(data: pd.DataFrame, style: Style) -> Drawn:
     said = {s: f"{sublayer_name(r['sublayer'])} {r['layer']:.0f} ({r['mean']:.2g})" for s, r in most.items()}
     typical = data.groupby("space")["mean"].median()
     caption = (
-        f"**The median sublayer turns $h$ by {typical['h']:.1g}, $z$ by {typical['z']:.1g} and $p$ by {typical['p']:.1g} "
+        f"**The median sublayer turns $h$ by {typical['h']:.1g}, $z$ by {typical['z']:.1g} and $p$ by "
+        f"{typical['p']:.1g} "
         f"(mean $1-\\cos$ over tokens); what moves each of them most is {said['h']}, {said['z']} and {said['p']}.** "
         "One sublayer dropped at a time, $T = 1$, raw lens; darker is further from the dense model (on dark pages: "
         "brighter). One logarithmic scale for all cells."
@@ -141,9 +154,11 @@ def deviations(data: pd.DataFrame, style: Style) -> Drawn:
     spans = {s: _times(width.get((s, "p"))) for s in ("attn", "mlp")}
     kl = {s: (n.loc[(s, "kl"), "median"], n.loc[(s, "kl"), "mean"]) for s in ("attn", "mlp")}
     caption = (
-        f"**Tokens are unequal: from the 5th to the 95th percentile $1-\\cos p$ grows {spans['attn']} with an attention "
+        f"**Tokens are unequal: from the 5th to the 95th percentile $1-\\cos p$ grows {spans['attn']} with an "
+        f"attention "
         f"sublayer dropped and {spans['mlp']} with an MLP sublayer; the KL has a median of {kl['attn'][0]:.2g} and "
-        f"{kl['mlp'][0]:.2g} nats, and a mean of {kl['attn'][1]:.2g} and {kl['mlp'][1]:.2g}.** Distribution over prompts, "
+        f"{kl['mlp'][0]:.2g} nats, and a mean of {kl['attn'][1]:.2g} and {kl['mlp'][1]:.2g}.** Distribution over "
+        f"prompts, "
         "positions and the middle half of the layers, one sublayer dropped at a time, normed lens, $T = 1$; ten bins a "
         "decade. Values below the smallest bin are counted in it."
     )

@@ -37,7 +37,8 @@ def attenuation(data: pd.DataFrame, style: Style) -> Drawn:
         f"**The head shrinks the relative orthogonal part in {counts['attn']} layers for attention (median "
         f"{medians['attn']:.2f}) and {counts['mlp']} for the MLP ({medians['mlp']:.2f}); the spectrum of $W$ and how "
         f"$h$ and $\\Delta h_\\perp$ lie in it predict it to within {error:.0%} in the median layer.** "
-        "Drawn is $\\beta$ of $z$ over $\\beta$ of $h$, with $\\beta = \\|\\Delta_\\perp\\|/\\|\\cdot\\|$; below the line at 1 the head attenuates. "
+        "Drawn is $\\beta$ of $z$ over $\\beta$ of $h$, with $\\beta = \\|\\Delta_\\perp\\|/\\|\\cdot\\|$; below the "
+        "line at 1 the head attenuates. "
         "The squares use only the layer's mean energy profiles over the singular directions of $W$; the triangles "
         "replace the perturbation by a random direction. Raw lens, so that the head is the only map between them."
     )
@@ -94,7 +95,9 @@ def centred(data: pd.DataFrame, style: Style) -> Drawn:
             for version, line, face in (("as is", 0, look["color"]), ("centred", 1, style.page)):
                 of = (data["lens"] == lens) & (data["sublayer"] == sublayer) & (data["version"] == version)
                 rows = data[of].sort_values("layer")
-                axis.fill_between(rows["layer"], rows["mean_lo"], rows["mean_hi"], color=look["color"], alpha=0.25, lw=0)
+                axis.fill_between(
+                    rows["layer"], rows["mean_lo"], rows["mean_hi"], color=look["color"], alpha=0.25, lw=0
+                )
                 drawn = look | {"ls": style.linestyles[line], "mfc": face, "ms": 3}
                 axis.plot(rows["layer"], rows["mean"], label=f"{sublayer_name(sublayer)}, {version}", **drawn)
             axis.set(yscale="log", xlabel="layer", title=f"{sublayer_name(sublayer)} dropped, {looks.LENSES[lens]}")

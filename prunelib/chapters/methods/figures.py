@@ -21,7 +21,9 @@ def memory(data: pd.DataFrame, style: Style) -> Drawn:
         spread = [rows["ratio"] - rows["lo"], rows["hi"] - rows["ratio"]]
         points = {"ls": "", "ms": 8 if look["marker"] == "*" else 4, "elinewidth": 0.8}
         axis.errorbar(rows["bits"], rows["ratio"], spread, label=_family(rows), **look | points)
-        joined = rows[[not _is_grouped(spec) for spec in rows["spec"]]]  # n:m lies beside the sparsities, not among them
+        joined = rows[
+            [not _is_grouped(spec) for spec in rows["spec"]]
+        ]  # n:m lies beside the sparsities, not among them
         axis.plot(joined["bits"], joined["ratio"], color=look["color"], ls=look["ls"], lw=1)
     axis.axhline(1, color=style.muted, lw=0.8)
     axis.set(yscale="log", xlabel="stored bits a weight, everything included", ylabel="perplexity, dense = 1")
@@ -41,7 +43,8 @@ def memory(data: pd.DataFrame, style: Style) -> Drawn:
         f"weight; the best of each kind: {words}.** Perplexity on the project's own passages, each read whole and "
         "alone, relative to the dense model on the same passage; bars are 95 % intervals over passages. Memory counts "
         "what a checkpoint must store for the matrices of the blocks: 16-bit values, mask or index bits, group scales "
-        "and zero points. A line joins the sparsities or bit widths of one method; n:m patterns stand alone; what is lower and further left is better."
+        "and zero points. A line joins the sparsities or bit widths of one method; n:m patterns stand alone; what is "
+        "lower and further left is better."
     )
     listed = "; ".join(f"{r.label} {r.bits:.2f} bits, {r.ratio:.2f}" for r in made.itertuples())
     alt = f"Scatter of relative perplexity (log scale) against bits a weight. {listed}. Largest: {worst['label']}."
@@ -104,12 +107,14 @@ def stream(data: pd.DataFrame, style: Style) -> Drawn:
     fig, axes = style.subplots(**shape, sharex=True, sharey=True, squeeze=False)
     for axis, method in zip(axes.flat, of, strict=True):
         every = named[named["method"] == method].groupby(["spec", "setting"], sort=False)
-        for i, ((spec, setting), rows) in enumerate(every):
+        for i, ((spec, _), rows) in enumerate(every):
             mine = looks.model(style, spec)
             if rows["kind"].iloc[0] not in ("drop", "joined"):  # settings of one method: its colour, a line style each
                 mine |= {"ls": style.linestyles[i % len(style.linestyles)]}
             axis.fill_between(rows["layer"], rows["lo"], rows["hi"], color=mine["color"], alpha=0.12, lw=0)
-            axis.plot(rows["layer"], rows["mean"], color=mine["color"], ls=mine["ls"], lw=1.2, label=rows["label"].iloc[0])
+            axis.plot(
+                rows["layer"], rows["mean"], color=mine["color"], ls=mine["ls"], lw=1.2, label=rows["label"].iloc[0]
+            )
         _name_ends(axis, every, last)
         axis.set(yscale="log", xlabel="layer", title=method, xlim=(-1, 1.45 * last), xticks=[0, last // 2, last])
         axis.set_ylabel("1 − cos h")

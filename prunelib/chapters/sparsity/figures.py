@@ -59,9 +59,12 @@ def proxy(data: pd.DataFrame, style: Style) -> Drawn:
     fig, axis = style.subplots(height=0.2 * len(data) + 1.2)
     axis.hlines(data.index, data["generation"], data["choice"], color=style.muted, lw=1)
     shown = {name: looks.readouts(style)[name] for name in ("choice", "generation")}
-    long = pd.concat(
-        data.assign(x=data[f"{name}{end}"], readout=looks.READOUTS[name]) for name in shown for end in ("", "_lo", "_hi")
-    )
+    ends = [
+        data.assign(x=data[f"{name}{end}"], readout=looks.READOUTS[name])
+        for name in shown
+        for end in ("", "_lo", "_hi")
+    ]
+    long = pd.concat(ends, ignore_index=True)
     sns.pointplot(
         long,
         x="x",
