@@ -1,4 +1,4 @@
-"""A book of one page, one notebook and one figure, and a run that fits it; no model, no kernel."""
+"""A book of one page, one notebook, one figure and the index of figures, and a run that fits it; no model, no kernel."""
 
 import json
 import shutil
@@ -21,6 +21,9 @@ parts:
     numbered: 1
     chapters:
       - file: notebooks/01-demo
+  - caption: Reference
+    chapters:
+      - file: book/figures
 """
 PAGE = """\
 # A small book
@@ -101,6 +104,7 @@ def make(folder: Path) -> tuple[Path, Path]:
     for name in ("book/_ext", "book/_static"):
         shutil.copytree(paths.project_root() / name, root / name)
     shutil.copy(paths.project_root() / "_config.yml", root)
+    shutil.copy(paths.project_root() / "book" / "figures.md", root / "book")
     (root / "_toc.yml").write_text(TOC)
     (root / "book" / "index.md").write_text(PAGE)
     (root / "book" / "references.bib").write_text("@misc{demo, title={Demo}, author={A, B}, year={2020}}\n")

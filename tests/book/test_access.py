@@ -22,7 +22,7 @@ window.addEventListener("load", async () => {
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
-@pytest.mark.parametrize("page", ["book/index.html", "notebooks/01-demo.html", "search.html"])
+@pytest.mark.parametrize("page", ["book/index.html", "notebooks/01-demo.html", "book/figures.html", "search.html"])
 def test_axe_finds_no_violation(probed, page, width, dark):
     script = (files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8")
     assert probed(page, PROBE % script, width, dark) == []

@@ -40,6 +40,18 @@ def test_every_link_of_the_figure_card_leads_to_a_file(site):
             assert provenance.read_provenance(file)["figure"] == "fig-demo"
 
 
+def test_the_index_of_figures_shows_each_once_and_leads_to_its_place(site):
+    page = (site / "book" / "figures.html").read_text()
+    [entry] = re.findall(r"<ul class=\"figure-index[^>]*>(.*?)</ul>", page, re.DOTALL)
+    assert re.findall(r'<img class="only-(\w+)" src="([^"]+)"[^>]* loading="lazy">', entry) == [
+        ("light", "../figures/fig-demo.light.svg"),
+        ("dark", "../figures/fig-demo.dark.svg"),
+    ]
+    assert Links(entry).found == ["../notebooks/01-demo.html#fig-demo"]
+    assert "Figure 1.1 A demo figure" in " ".join(re.sub(r"<[^>]+>", "", entry).split())
+    assert ">A chapter</" in page  # the chapter by its title
+
+
 def test_no_page_loads_anything_from_outside(site):
     pattern = r'(src|href)="https?://[^"]*\.(js|css|woff2?)'
     done = subprocess.run(["grep", "-rE", pattern, site, "--include=*.html"], capture_output=True)

@@ -239,6 +239,8 @@ def test_a_run_of_some_chapters_becomes_a_book(partial, tmp_path, capsys):
     assert "This figure was not run." in shown and "What more there is" in shown  # in the contents
     assert not (tmp_path / "site" / "notebooks" / "02-more.ipynb").exists()
     assert "Figure 1.1" in unescape((tmp_path / "site" / "notebooks" / "01-demo.html").read_text())
+    figures = unescape((tmp_path / "site" / "book" / "figures.html").read_text())
+    assert "fig-demo.light.svg" in figures and "fig-more" not in figures
     # The missing chapter arrives: nothing of the incomplete book stays.
     (root / "_toc.yml").write_text(fakebook.TOC)
     (root / "book" / "index.md").write_text(fakebook.PAGE)

@@ -1,6 +1,7 @@
 """The book's own Sphinx extension.
 
 ``figcard``       a numbered figure with its files, from the run's figure cards
+``figure-index``  all figures by chapter
 ``val``           a number of the run, from the run's manifest
 ``claims-table``  the ledger of claims
 ``methods-table`` the registered methods
@@ -10,10 +11,10 @@ It reads what ``prunelib book`` put below ``_extra`` in the source folder; those
 files are also published as they are, at the top of the site.
 """
 
-from prunelib_book import figcard, ledger, methods, offline, profiles, val
+from prunelib_book import figcard, figindex, ledger, methods, offline, profiles, val
 
 
 def setup(app) -> dict:
-    for part in (figcard, ledger, methods, offline, profiles, val):
+    for part in (figcard, figindex, ledger, methods, offline, profiles, val):
         part.setup(app)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

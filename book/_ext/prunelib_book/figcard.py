@@ -123,6 +123,19 @@ def _visit_links(translator, node) -> None:
     raise nodes.SkipNode
 
 
+class card_thumbnail(nodes.General, nodes.Element):
+    """Both drawings, small, for a place where words stand beside them (figindex.py)."""
+
+
+def _visit_thumbnail(translator, node) -> None:
+    card = node["card"]
+    for scheme in ("light", "dark"):
+        source = escape(_address(translator, f"figures/{card['id']}.{scheme}.svg"))
+        image = f'<img class="only-{scheme}" src="{source}" alt="" {_pixels(card["size"])} loading="lazy">\n'
+        translator.body.append(image)
+    raise nodes.SkipNode
+
+
 def _skip(_translator, _node) -> None:
     raise nodes.SkipNode
 
@@ -147,6 +160,10 @@ def check_numbers(app, env) -> list:
 
 def setup(app) -> None:
     app.add_directive("figcard", FigCard)
-    for node, visit in ((card_image, _visit_image), (card_links, _visit_links)):
+    for node, visit in (
+        (card_image, _visit_image),
+        (card_links, _visit_links),
+        (card_thumbnail, _visit_thumbnail),
+    ):
         app.add_node(node, html=(visit, None), text=(_skip, None), latex=(_skip, None))
     app.connect("env-check-consistency", check_numbers)
