@@ -51,7 +51,8 @@ def _layer_words(ours, paper, pooled: pd.DataFrame, sublayer: str, low: float) -
     lowest = f"{middle.loc['p', 'min']:.2f}"
     beyond = raw[raw["min"] < low]
     layers = ", ".join(f"{layer:.0f}" for layer in sorted(beyond["layer"].unique()))
-    outside = f" Below the frame: tokens in layer {layers}, the lowest at {beyond['min'].min():.2f}." if layers else ""
+    lowest_of_all = f"{beyond['min'].min():.2f}".replace("-", "−")
+    outside = f" Below the frame: tokens in layer {layers}, the lowest at {lowest_of_all}." if layers else ""
     model, depth = source(f"fig:pruning_hierarchies_{sublayer}", "logit")
     caption = (
         f"**Dropping one {name} sublayer in the middle half of the network leaves a mean cosine of {mean['h']} in $h$, "
