@@ -1,4 +1,4 @@
-"""A book of one page, one notebook, one figure and the index of figures, and a run that fits it; no model, no kernel."""
+"""A book of one page, one notebook, one figure and the index of figures, and a run that fits it; no model."""
 
 import json
 import shutil
