@@ -17,7 +17,11 @@ from bs4 import BeautifulSoup, Tag
 from prunelib.files import read_json
 from prunelib.report import cite
 
-_SCREEN_ONLY = "script, style, button, input, nav, template, .headerlink, .figcard-links, .only-dark, .toctree-wrapper"
+# Of a figure's drawings (light and dark, wide and for a phone) the light and wide one is left.
+_SCREEN_ONLY = (
+    "script, style, button, input, nav, template, picture:has(> .only-dark), source, "
+    ".headerlink, .figcard-links, .toctree-wrapper"
+)
 _SCRIPT = """
 addEventListener("load", async () => {
   if (window.MathJax && MathJax.startup) await MathJax.startup.promise;

@@ -90,7 +90,8 @@ def test_no_tex_is_left_and_nothing_of_the_screen(reader):
 
 def test_the_light_drawing_is_printed_on_one_page_with_its_caption(made, reader):
     soup = printed.BeautifulSoup(printed.document(*made), "html.parser")
-    assert [image["src"].rsplit("/", 1)[1] for image in soup.select("img")] == ["fig-demo.light.svg"]
+    drawings = [name for one in soup.select("img, source") for name in (one.get("src"), one.get("srcset")) if name]
+    assert [name.rsplit("/", 1)[1] for name in drawings] == ["fig-demo.light.svg"]
     [page] = [page for page in reader.pages if "The top is 7." in page.extract_text()]
     assert "Figure 1.1" in page.extract_text()
 
