@@ -33,7 +33,7 @@ def metadata(kind: str, title: str, record: dict) -> dict:
 
 
 def read_provenance(path: Path) -> dict:
-    """The record embedded in a figure file (SVG, PDF or PNG).
+    """The record embedded in a figure file (SVG, PDF or PNG), or in the book's PDF.
 
     Raises PrunelibError if the file is missing, is none of these, is damaged,
     or was not made by prunelib.
@@ -54,7 +54,7 @@ def read_provenance(path: Path) -> dict:
         record = json.loads(text or "")
     except (ValueError, RecursionError):
         record = None
-    if not isinstance(record, dict) or "figure" not in record:
+    if not isinstance(record, dict) or not {"figure", "book"} & record.keys():
         raise PrunelibError(f"{path}: holds no prunelib provenance (made by another program?)")
     return record
 
