@@ -23,6 +23,7 @@ examples:
   prunelib run --model Qwen/Qwen2.5-0.5B-Instruct  the same for a model of the hub
   prunelib run 05 --profile smoke -p drop_count=4  one notebook, its own parameter changed
   prunelib book --run runs/Qwen--Qwen2.5-0.5B-Instruct/quick
+  prunelib book --reference --pdf                  the committed results as a site and as one PDF
   prunelib compress --spec wanda:2:4 --out DIR     a pruned model that transformers loads
   prunelib cite fig-layerwise-attn                 BibTeX of a figure
   prunelib whence figure.pdf                       which run, model and code drew this file
@@ -199,9 +200,15 @@ def run(notebooks, given, fresh, dry_run, **flags) -> int:
     metavar="[MODEL]",
     help="render the committed reference run instead, without any model",
 )
-def book(folder, site, reference) -> int:
+@click.option(
+    "--pdf",
+    "as_pdf",
+    is_flag=True,
+    help="also print the book to DIR/book.pdf, with page numbers, bookmarks and links; needs Chromium or Chrome",
+)
+def book(folder, site, reference, as_pdf) -> int:
     from prunelib.chapters import load_figures
-    from prunelib.report import publish
+    from prunelib.report import pdf, publish
     from prunelib.report import reference as references
 
     load_figures()
@@ -211,10 +218,12 @@ def book(folder, site, reference) -> int:
     if not (folder / "manifest.json").is_file():
         raise PrunelibError(f"no run in {folder}: start with `prunelib run`, or name a run with --run")
     try:
-        print(publish.build(folder, site, current=reference is None))
+        print(publish.build(folder, site, current=reference is None), flush=True)
     except publish.NotPublishable as error:
         print(f"prunelib: {error}", file=sys.stderr)
         return 1
+    if as_pdf:
+        print(pdf.make(site))
     return 0
 
 
@@ -311,7 +320,7 @@ def cite(figure, folder) -> int:
     return 0
 
 
-@commands.command(help="Say which run, model, data and code drew a figure file (SVG, PDF or PNG).")
+@commands.command(help="Say which run, model and code drew a figure file (SVG, PDF or PNG) or stand behind a book.pdf.")
 @click.argument("file", type=Path, metavar="FILE")
 def whence(file) -> int:
     import json

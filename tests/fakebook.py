@@ -21,6 +21,7 @@ parts:
     numbered: 1
     chapters:
       - file: notebooks/01-demo
+      - file: book/notation
   - caption: Reference
     chapters:
       - file: book/figures
@@ -30,7 +31,7 @@ PAGE = """\
 
 The model is {val}`model.name`. The ratio is {val}`demo.ratio`; alone it is {val}`demo.ratio:plain`,
 its interval {val}`demo.ratio:interval`. See {numref}`fig-demo` and [the chapter](../notebooks/01-demo.ipynb).
-Inline math $1-\\cos p$ and a display:
+One of the points lies at 3 nats, the other points do not. Inline math $1-\\cos p$ and a display:
 
 $$ \\mathrm{KL}(p\\,\\|\\,q) = \\log \\mathbb{E}_p[w] - \\boldsymbol{\\mu} $$
 
@@ -49,6 +50,23 @@ $$
 ```{claims-table}
 :brief:
 ```
+"""
+
+
+NOTATION = """\
+# Notation
+
+## Words
+
+Points
+: single measurements, one a prompt.
+
+nats
+: the unit of *logits*; one nat is `1.44` bits.
+
+## Symbols
+
+None.
 """
 
 
@@ -107,6 +125,7 @@ def make(folder: Path) -> tuple[Path, Path]:
     shutil.copy(paths.project_root() / "book" / "figures.md", root / "book")
     (root / "_toc.yml").write_text(TOC)
     (root / "book" / "index.md").write_text(PAGE)
+    (root / "book" / "notation.md").write_text(NOTATION)
     (root / "book" / "references.bib").write_text("@misc{demo, title={Demo}, author={A, B}, year={2020}}\n")
     cells = executed_cells()
     source = [c | {"outputs": [], "execution_count": None} if c["cell_type"] == "code" else c for c in cells]

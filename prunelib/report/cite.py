@@ -3,22 +3,28 @@
 import re
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 
 import yaml
 
 from prunelib import paths
+from prunelib.runs.tables import read_csv
+
+LICENCE = "CC BY 4.0"
+"""Licence of the figures; that of the code is in ``CITATION.cff``."""
+
+LICENCE_URL = "https://creativecommons.org/licenses/by/4.0/"
 
 _SPECIAL = re.compile(r"([&%#_])")
 
 
 @cache
 def release() -> dict:
-    """Author names, version, year and address of this release, from ``CITATION.cff``.
+    """Author names, version, year, address and licence of this release, from ``CITATION.cff``.
 
     Fields that the file does not state are None; nothing is made up.
     """
-    file = paths.project_root() / "CITATION.cff"
-    cff = yaml.safe_load(file.read_text()) if file.is_file() else {}
+    cff = _cff()
     try:
         installed = metadata.version("prunelib")
     except metadata.PackageNotFoundError:
@@ -29,7 +35,26 @@ def release() -> dict:
         "version": str(cff.get("version") or installed or "") or None,
         "year": str(date)[:4] if date else None,
         "url": cff.get("url") or cff.get("repository-code"),
+        "licence": cff.get("license"),
     }
+
+
+@cache
+def paper() -> dict:
+    """Title, author names ("family, given"), year and arXiv id of the paper, from ``CITATION.cff``."""
+    known = _cff()["references"][0]
+    numbers = [entry["value"] for entry in known["identifiers"]]
+    return {
+        "title": known["title"],
+        "authors": [_name(author) for author in known["authors"]],
+        "year": str(known["year"]),
+        "arxiv": next(number.removeprefix("arXiv:") for number in numbers if number.startswith("arXiv:")),
+    }
+
+
+def _cff() -> dict:
+    file = paths.project_root() / "CITATION.cff"
+    return yaml.safe_load(file.read_text()) if file.is_file() else {}
 
 
 def _name(author: dict) -> str:
@@ -38,20 +63,38 @@ def _name(author: dict) -> str:
     return f"{author['family-names']}, {author['given-names']}"
 
 
-def figure_entry(figure_id: str, number: str, title: str, record: dict) -> str:
-    """``@misc`` entry for one figure: number, title, release, year, address, model and run."""
+def figure_entry(figure_id: str, number: str, title: str, record: dict, data: Path) -> str:
+    """``@misc`` entry for one figure: number, title, release, address, licence, model and run.
+
+    ``data`` is its CSV: a figure that shows numbers of the paper says so.
+    """
     known = release()
-    version = f"prunelib {known['version']}" if known["version"] else "prunelib"
-    address = rf", \url{{{known['url']}}}" if known["url"] else ""
+    code = f" (figure), {known['licence']} (code)" if known["licence"] else ""
+    notes = [describe(record), *([_of_paper()] if shows_paper(data) else [])]
     fields = {
         "author": " and ".join(known["authors"]) or "{The prunelib authors}",
         "title": "{Figure " + number + ": " + _escape(title) + "}",
         "year": known["year"],
-        "howpublished": f"{version}, file \\texttt{{figures/{_escape(figure_id)}.pdf}}{address}",
-        "note": _escape(describe(record)),
+        "howpublished": f"prunelib, file \\texttt{{figures/{_escape(figure_id)}.pdf}}",
+        "version": known["version"],
+        "url": known["url"],
+        "license": LICENCE + code,
+        "note": _escape(". ".join(notes)),
     }
     lines = [f"  {name} = {{{text}}}," for name, text in fields.items() if text]
     return "\n".join([f"@misc{{prunelib-{figure_id},", *lines, "}", ""])
+
+
+def shows_paper(data: Path) -> bool:
+    """Whether a figure's CSV has rows whose ``source`` is the paper."""
+    drawn = read_csv(data)
+    return "source" in drawn and bool((drawn["source"] == "paper").any())
+
+
+def _of_paper() -> str:
+    known = paper()
+    family = known["authors"][0].split(",")[0]
+    return f"With numbers of {family} et al. ({known['year']}), {known['title']}, arXiv:{known['arxiv']}"
 
 
 def describe(record: dict) -> str:

@@ -11,7 +11,7 @@ _LARGEST = 50_000_000
 _ELEMENTS = {"svg", "g", "defs", "path", "use", "rect", "image", "clipPath", "style", "title", "desc", "text", "tspan",
              "linearGradient", "radialGradient", "stop", "pattern", "mask", "polygon", "polyline", "line", "circle",
              "ellipse", "metadata", "RDF", "Work", "type", "description", "date", "format", "creator",
-             "Agent"}  # fmt: skip
+             "rights", "Agent"}  # fmt: skip
 _STYLE = re.compile(r"url\(\s*['\"]?(?!#)|@import|expression|javascript:|\\", re.IGNORECASE)
 
 

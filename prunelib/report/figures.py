@@ -198,4 +198,4 @@ def load_card(folder: Path, figure_id: str) -> Card:
 
 def bibtex(card: Card) -> str:
     """BibTeX ``@misc`` entry that cites this figure of this run."""
-    return cite.figure_entry(card.id, card.number, card.title, card.provenance)
+    return cite.figure_entry(card.id, card.number, card.title, card.provenance, card.file(".csv"))

@@ -11,25 +11,29 @@ from pathlib import Path
 from defusedxml import ElementTree
 
 from prunelib.errors import PrunelibError
-from prunelib.report import drawings
+from prunelib.report import cite, drawings
 
 _DESCRIPTION = "{http://purl.org/dc/elements/1.1/}description"
 _CHUNK = "prunelib"
 
 
 def metadata(kind: str, title: str, record: dict) -> dict:
-    """The ``metadata`` argument of ``savefig`` for ``kind`` svg, pdf or png; carries no date."""
+    """The ``metadata`` argument of ``savefig`` for ``kind`` svg, pdf or png; carries no date.
+
+    The licence stands in the fields that the formats have for it; PDF has none.
+    """
+    licence = f"{cite.LICENCE}, {cite.LICENCE_URL}"
     text = json.dumps(record, sort_keys=True)
     if kind == "svg":
-        return {"Title": title, "Description": text, "Creator": "prunelib", "Date": None}
+        return {"Title": title, "Description": text, "Creator": "prunelib", "Rights": licence, "Date": None}
     if kind == "pdf":
         dates = {"CreationDate": None, "ModDate": None}
         return {"Title": title, "Keywords": text, "Creator": "prunelib"} | dates
-    return {"Title": title, _CHUNK: text, "Software": "prunelib"}
+    return {"Title": title, _CHUNK: text, "Copyright": licence, "Software": "prunelib"}
 
 
 def read_provenance(path: Path) -> dict:
-    """The record embedded in a figure file (SVG, PDF or PNG).
+    """The record embedded in a figure file (SVG, PDF or PNG), or in the book's PDF.
 
     Raises PrunelibError if the file is missing, is none of these, is damaged,
     or was not made by prunelib.
@@ -50,7 +54,7 @@ def read_provenance(path: Path) -> dict:
         record = json.loads(text or "")
     except (ValueError, RecursionError):
         record = None
-    if not isinstance(record, dict) or "figure" not in record:
+    if not isinstance(record, dict) or not {"figure", "book"} & record.keys():
         raise PrunelibError(f"{path}: holds no prunelib provenance (made by another program?)")
     return record
 

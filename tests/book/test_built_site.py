@@ -29,7 +29,9 @@ class Links(HTMLParser):
 def test_every_link_of_the_figure_card_leads_to_a_file(site):
     page = site / "notebooks" / "01-demo.html"
     row = re.search(r'<p class="figcard-links">.*?</p>', page.read_text(), re.DOTALL)[0]
-    files = [(page.parent / link).resolve() for link in Links(row).found]
+    *links, licence = Links(row).found
+    assert licence == "https://creativecommons.org/licenses/by/4.0/" and ">CC BY 4.0</a>" in row
+    files = [(page.parent / link).resolve() for link in links]
     assert {file.name for file in files} == {
         "fig-demo.light.svg", "fig-demo.dark.svg", "fig-demo.pdf", "fig-demo.column.pdf", "fig-demo.png",
         "fig-demo.csv", "01-demo.ipynb", "fig-demo.py.txt", "fig-demo.bib",

@@ -20,7 +20,8 @@ def errors(*documents) -> list[str]:
 def test_every_page_and_style_sheet_of_ours_is_valid(site):
     pages = [page for page in sorted(site.rglob("*.html")) if "_static" not in page.parts]
     assert {"index.html", "01-demo.html", "search.html", "genindex.html"} <= {page.name for page in pages}
-    assert errors(*pages, site / "_static" / "prunelib.css") == []
+    sheets = [site / "_static" / name for name in ("prunelib.css", "print.css")]
+    assert errors(*pages, *sheets) == []
 
 
 @pytest.mark.parametrize(

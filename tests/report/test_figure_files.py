@@ -146,17 +146,38 @@ def test_unwritable_folder_is_one_line(registry, tmp_path):
         figures.draw("fig-x", DATA, tmp_path / "file", RECORD)
 
 
+RELEASE = {"authors": ["Doe, Ann", "{The group}"], "version": "1.2", "year": "2026", "url": None, "licence": "MIT"}
+
+
 def test_bibtex(card, monkeypatch):
-    release = {"authors": ["Doe, Ann", "{The group}"], "version": "1.2", "year": "2026", "url": None}
-    monkeypatch.setattr(cite, "release", lambda: release)
+    monkeypatch.setattr(cite, "release", lambda: RELEASE)
     entry = figures.bibtex(card)
     assert entry.startswith("@misc{prunelib-fig-x,\n  author = {Doe, Ann and {The group}},\n")
     assert r"title = {{Figure 7.1: 100 \% of $a_b$ \& more}}" in entry
-    assert r"prunelib 1.2, file \texttt{figures/fig-x.pdf}" in entry and "year = {2026}" in entry
+    assert r"howpublished = {prunelib, file \texttt{figures/fig-x.pdf}}" in entry and "year = {2026}" in entry
+    assert "version = {1.2}" in entry and "license = {CC BY 4.0 (figure), MIT (code)}" in entry
     assert r"model a\_b/ü, weights ffffffffffff, seed 3, notebook 07-demo" in entry
-    assert "url" not in entry
-    monkeypatch.setattr(cite, "release", lambda: release | {"url": "https://example.org/x"})
-    assert r"\url{https://example.org/x}" in figures.bibtex(card)
+    assert "url" not in entry and "arXiv" not in entry
+    monkeypatch.setattr(cite, "release", lambda: RELEASE | {"url": "https://example.org/x_y"})
+    assert "url = {https://example.org/x_y}" in figures.bibtex(card)
+
+
+def test_a_figure_with_the_papers_numbers_names_the_paper(registry, tmp_path):
+    shown = {who: DATA.assign(source=["this run", "this run", who]) for who in ("paper", "this run")}
+    entries = {who: figures.bibtex(figures.draw("fig-x", data, tmp_path / who, RECORD)) for who, data in shown.items()}
+    paper = cite.paper()
+    said = f"With numbers of He et al. (2026), {paper['title']}, arXiv:{paper['arxiv']}"
+    assert paper["arxiv"] == "2603.24652" and said in entries["paper"] and "With numbers" not in entries["this run"]
+
+
+def test_files_carry_the_licence(card):
+    from defusedxml import ElementTree
+    from PIL import Image
+
+    rights = next(ElementTree.parse(card.file(".light.svg")).iter("{http://purl.org/dc/elements/1.1/}rights"))
+    with Image.open(card.file(".png")) as image:
+        said = ["".join(rights.itertext()).strip(), image.info["Copyright"]]
+    assert said == ["CC BY 4.0, https://creativecommons.org/licenses/by/4.0/"] * 2
 
 
 def test_settings_do_not_leak(card):

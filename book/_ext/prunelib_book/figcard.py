@@ -16,6 +16,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.osutil import relative_uri
 
+from prunelib.report import cite
 from prunelib_book import inline, run
 
 _logger = logging.getLogger(__name__)
@@ -116,11 +117,27 @@ def _visit_links(translator, node) -> None:
     card = node["card"]
     files = [(text, f"figures/{card['id']}{suffix}", why) for text, suffix, why in _FILES]
     files.insert(-2, ("notebook", f"notebooks/{card['notebook']}.ipynb", "the executed notebook"))
-    links = (
+    links = [
         f'<a href="{escape(_address(translator, path))}" title="{escape(why)}">{text}</a>' for text, path, why in files
+    ]
+    links.append(f'<a href="{cite.LICENCE_URL}" rel="license" title="licence of the figure">{cite.LICENCE}</a>')
+    # Shown by figcard.js, without which the buttons do nothing.
+    buttons = (
+        f'<button type="button" data-bibtex="{escape(node["bibtex"])}">copy BibTeX</button> '
+        '<button type="button">copy link</button> <span role="status"></span>'
     )
-    translator.body.append(f'<p class="figcard-links">{" ".join(links)}</p>\n')
+    translator.body.append(
+        f'<p class="figcard-links">{" ".join(links)}</p>\n<p class="figcard-copy" hidden>{buttons}</p>\n'
+    )
     raise nodes.SkipNode
+
+
+def add_entries(app, doctree) -> None:
+    """Give each row of links the BibTeX entry of its figure; the page is read again when the entry changes."""
+    for row in doctree.findall(card_links):
+        file = run.extra(app.env) / "figures" / f"{row['card']['id']}.bib"
+        app.env.note_dependency(str(file))
+        row["bibtex"] = file.read_text()
 
 
 class card_thumbnail(nodes.General, nodes.Element):
@@ -166,4 +183,5 @@ def setup(app) -> None:
         (card_thumbnail, _visit_thumbnail),
     ):
         app.add_node(node, html=(visit, None), text=(_skip, None), latex=(_skip, None))
+    app.connect("doctree-read", add_entries)
     app.connect("env-check-consistency", check_numbers)
