@@ -21,10 +21,10 @@ parts:
     numbered: 1
     chapters:
       - file: notebooks/01-demo
-      - file: book/notation
   - caption: Reference
     chapters:
       - file: book/figures
+      - file: book/notation
 """
 PAGE = """\
 # A small book
