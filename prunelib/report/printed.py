@@ -19,7 +19,7 @@ from prunelib.report import cite
 
 # Of a figure's drawings (light and dark, wide and for a phone) the light and wide one is left.
 _SCREEN_ONLY = (
-    "script, style, button, input, nav, template, picture:has(> .only-dark), source, "
+    "script, style, button, input, nav, template, picture:has(> .only-dark), .only-dark, source, "
     ".headerlink, .figcard-links, .toctree-wrapper"
 )
 _SCRIPT = """
@@ -172,6 +172,8 @@ def _mathjax(page: BeautifulSoup, file: Path) -> str:
 
 def _article(article: Tag, site: Path, page: str, pages: set[str], part: str) -> Tag:
     """A page's article as it is printed, its ids made unique in the document."""
+    for box in article.select(".term-box"):  # a term that explains itself is a button; on paper it is a word
+        box.replace_with(box.button.get_text())
     for one in article.select(_SCREEN_ONLY):
         one.decompose()
     for fold in article.select("details"):

@@ -66,7 +66,8 @@ def test_the_first_page_names_the_run(reader):
 def test_bookmarks_and_contents_lead_to_the_chapters(reader):
     found = titles(reader)
     assert [one[:2] for one in found if one[0] < 2] == [
-        (0, "A small book"), (0, "The theorems"), (1, "1. A chapter"), (0, "Reference"), (1, "All figures"), (1, "Notation"),
+        (0, "A small book"), (0, "The theorems"), (1, "1. A chapter"),
+        (0, "Reference"), (1, "All figures"), (1, "Notation"),
     ]  # fmt: skip
     for _, title, page in found:
         assert title in lines(reader.pages[page - 1]) or title in ("The theorems", "Reference")
@@ -93,6 +94,7 @@ def test_no_tex_is_left_and_nothing_of_the_screen(reader):
     for word in ("Show parameters", "Hide parameters", "SVG dark", "Copy", "Search"):
         assert word not in text
     assert "# any model" in text and "Figure 1.1" in text
+    assert "One of the points lies at 3 nats, the other" in " ".join(text.split())  # terms that explain themselves
 
 
 def test_the_light_drawing_is_printed_on_one_page_with_its_caption(made, reader):
