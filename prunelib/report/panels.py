@@ -107,8 +107,8 @@ def _labels(fig: Panels) -> None:
         first = asked[row, 0]
         if not axis.get_xlabel():
             axis.set_xlabel(lowest.get_xlabel())
-        if not axis.get_ylabel() and (fig.stacked or not fig.share_y):
-            axis.set_ylabel(first.get_ylabel() if fig.stacked else axis.get_ylabel())
+        if fig.stacked and not axis.get_ylabel():
+            axis.set_ylabel(first.get_ylabel())
         one_scale = fig.share_x is True or (fig.share_x == "col" and not fig.stacked)
         if one_scale and has_below:
             axis.set_xlabel("")
