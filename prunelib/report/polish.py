@@ -28,12 +28,14 @@ _CHANGES = (
 # A summary may hold no paragraph.
 _FOLD = re.compile(r'<p class="((?:collapsed|expanded) admonition-title)">([^<]*)</p>')
 
+_TAGS = re.compile(r'^<meta (?:property="og:|name="citation_).*$', re.MULTILINE)
 _ROOT = """\
 <!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <title>{title}</title>
+{tags}
 <meta http-equiv="refresh" content="0; url=book/index.html">
 </head>
 <body><main><h1><a href="book/index.html">{title}</a></h1></main></body>
@@ -57,4 +59,6 @@ def polish(html: Path, title: str) -> None:
     for pattern in _UNUSED:
         for found in html.glob(pattern):
             shutil.rmtree(found) if found.is_dir() else found.unlink()
-    (html / "index.html").write_text(_ROOT.format(title=title), encoding="utf-8")
+    # Links are shared by the site's first address, and who previews them follows no redirection.
+    tags = _TAGS.findall((html / "book" / "index.html").read_text(encoding="utf-8"))
+    (html / "index.html").write_text(_ROOT.format(title=title, tags="\n".join(tags)), encoding="utf-8")
