@@ -52,9 +52,13 @@ def paper() -> dict:
     }
 
 
+def source() -> Path:
+    """The file that says how to cite the release and the paper."""
+    return paths.project_root() / "CITATION.cff"
+
+
 def _cff() -> dict:
-    file = paths.project_root() / "CITATION.cff"
-    return yaml.safe_load(file.read_text()) if file.is_file() else {}
+    return yaml.safe_load(source().read_text()) if source().is_file() else {}
 
 
 def _name(author: dict) -> str:

@@ -19,7 +19,7 @@ import yaml
 from prunelib import paths
 from prunelib.errors import PrunelibError
 from prunelib.files import new_folder, read_json, sha256, write_json, writing
-from prunelib.report import claims, drawings, facts, figures, pages, polish, sitecheck, stubs
+from prunelib.report import cite, claims, drawings, facts, figures, pages, polish, sitecheck, stubs
 from prunelib.runs import beside, environment, folders, marks, schema
 from prunelib.runs.sources import source_sha256
 
@@ -219,6 +219,8 @@ def stage(run_dir: Path, source: Path, root: Path | None = None) -> None:
     wanted: dict[str, bytes] = {"conf.py": _CONF.encode()}
     for name in ["_config.yml", "_toc.yml", *pages_of]:
         wanted[name] = (root / name).read_bytes()
+    if (root / "CHANGELOG.md").is_file():  # a page includes it
+        wanted["CHANGELOG.md"] = (root / "CHANGELOG.md").read_bytes()
     for file in sorted((root / "book").rglob("*")):
         name = file.relative_to(root).as_posix()
         is_page = file.suffix in (".md", ".ipynb", ".pyc")
@@ -353,7 +355,7 @@ def _forget_if_outdated(work: Path, root: Path, partial: bool) -> None:
     """Start afresh when what decides how every page looks has changed; Sphinx cannot tell."""
     files = [root / "_config.yml", root / "_toc.yml"]
     files += sorted((root / "book" / "_ext").rglob("*.py"))
-    files += [Path(facts.__file__), Path(claims.__file__)]
+    files += [Path(module.__file__) for module in (facts, claims, cite)] + [cite.source()]
     files += [Path(paths.__file__).parent / name for name in _DOCUMENTED]
     state = {str(file): sha256(file) for file in files} | {"partial": partial}
     state |= {name: metadata.version(name) for name in _RENDERERS}

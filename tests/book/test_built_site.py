@@ -6,10 +6,13 @@ import re
 import shutil
 import subprocess
 import time
+from html import unescape
 from html.parser import HTMLParser
 
+import fakebook
 import pytest
 
+from prunelib import paths
 from prunelib.files import sha256, write_json
 from prunelib.report import provenance, publish, sitecheck
 from prunelib.runs import marks
@@ -52,6 +55,76 @@ def test_the_index_of_figures_shows_each_once_and_leads_to_its_place(site):
     assert Links(entry).found == ["../notebooks/01-demo.html#fig-demo"]
     assert "Figure 1.1 A demo figure" in " ".join(re.sub(r"<[^>]+>", "", entry).split())
     assert ">A chapter</" in page  # the chapter by its title
+
+
+def tags(page: str) -> dict[str, list[str]]:
+    found = {}
+    for name, content in re.findall(r'<meta (?:property|name)="((?:og:|citation_)\w+)" content="([^"]*)">', page):
+        found.setdefault(name, []).append(unescape(content))
+    return found
+
+
+@pytest.mark.parametrize("name", ["book/index.html", "notebooks/01-demo.html", "book/figures.html", "search.html"])
+def test_every_page_names_itself_and_the_paper(site, name):
+    page = (site / name).read_text()
+    found = tags(page)
+    assert found["citation_arxiv_id"] == ["2603.24652"] and found["citation_publication_date"] == ["2026"]
+    assert found["citation_author"][0] == "He, Shwai" and len(found["citation_author"]) == 5
+    assert len(found["og:title"]) == len(found["og:type"]) == len(found["citation_title"]) == 1
+    assert not [text for texts in found.values() for text in texts if "\\" in text or "$" in text]
+    assert "\\" not in re.search(r"<title>(.*?)</title>", page)[1]
+
+
+def test_a_page_is_described_by_its_answer(copy):
+    root, run, site = copy
+    cells = fakebook.executed_cells()
+    answer = '**Answer.** For $1-\\cos p$ it is {val}`demo.count`, & "more" than $\\|h\\|<1$.'
+    cells[0]["source"] = f"# Of $h$ and $\\Delta z$\n\nFirst words.\n\n{answer}"
+    source = root / "notebooks" / "01-demo.ipynb"
+    unexecuted = json.loads(source.read_text())
+    unexecuted["cells"][0] = cells[0]
+    source.write_text(json.dumps(unexecuted))
+    fakebook.write_run(root, run, cells)
+    publish.build(run, site, root)
+    page = (site / "notebooks" / "01-demo.html").read_text()
+    assert tags(page)["og:description"] == ["For 1-cos p it is 1,200, & “more” than ‖h‖<1."]
+    assert tags(page)["og:title"] == ["1. Of h and Δ z"] and "<title>1. Of h and Δ z &#8212;" in page
+
+
+def test_the_first_address_of_the_site_says_the_same_as_the_page_it_leads_to(site):
+    first, page = ((site / name).read_text() for name in ("index.html", "book/index.html"))
+    assert tags(first) == tags(page) and tags(first)["og:title"]
+
+
+def test_pages_link_the_paper_the_records_and_what_they_cite():
+    """Of the sources: the small book has none of these pages."""
+    import yaml
+    from pybtex.database import parse_file
+
+    root = paths.project_root()
+    entries = parse_file(root / "book" / "references.bib").entries
+    found = {key for key, entry in entries.items() if {"eprint", "doi", "url"} & {*entry.fields}}
+    assert {*entries} - found == {"kantorovich1948", "karlin1966tchebycheff"}  # older than addresses
+    paper = entries["he2026demystifying"].fields["eprint"]
+    known = yaml.safe_load((root / "CITATION.cff").read_text())["references"][0]["identifiers"]
+    assert known[0]["value"] == f"arXiv:{paper}"
+    for name in ("book/index.md", "book/cite.md", "README.md"):
+        assert f"https://arxiv.org/abs/{paper}" in (root / name).read_text(), name
+    cite = (root / "book" / "cite.md").read_text()
+    assert all(f'<a href="../{name}.json">' in cite for name in ("claims", "reference", "manifest"))
+    listed = yaml.safe_load((root / "_toc.yml").read_text())["parts"][-1]["chapters"]
+    assert {"file": "book/changelog"} in listed and {"file": "book/figures"} in listed
+
+
+def test_the_changelog_is_a_page(copy):
+    root, run, site = copy
+    (root / "CHANGELOG.md").write_text("# Changelog\n\n## [Unreleased]\n\n- Something new.\n")
+    shutil.copy(paths.project_root() / "book" / "changelog.md", root / "book")
+    toc = root / "_toc.yml"
+    toc.write_text(toc.read_text() + "      - file: book/changelog\n")
+    publish.build(run, site, root)
+    page = (site / "book" / "changelog.html").read_text()
+    assert "Something new." in page and "<title>Changelog &#8212;" in page
 
 
 def test_no_page_loads_anything_from_outside(site):
