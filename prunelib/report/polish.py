@@ -6,13 +6,18 @@ Sphinx did not write again stays as it is.
 """
 
 import re
-import shutil
 from pathlib import Path
 
+from prunelib.report import icons
+
 # Fonts come with the style sheet; asked for in advance they are refused to a page that is opened from a file.
-# The icons' script draws what the fonts draw already, and is larger than all other scripts of the theme.
+# The icons' script draws what the font draws already, and is larger than all other scripts of the theme.
 _LOADS = re.compile(r'<link rel="preload" as="font"[^>]*>\n?|<script[^>]*fontawesome/[^>]*></script>\n?')
-_UNUSED = ("_static/vendor/fontawesome/*/js", "_static/vendor/fontawesome/*/webfonts/*.ttf")
+_UNUSED = "_static/**/*.map"  # for who changes the theme
+
+# What draws cards and tabs, on pages that have none.
+_DESIGN = re.compile(r'<link[^>]*sphinx-design[^>]*>\n?|<script[^>]*design-tabs[^>]*></script>\n?')
+_DESIGNED = re.compile(r'class="[^"]*\bsd-')
 
 _CHANGES = (
     # The logo and the search stand in no landmark.
@@ -48,6 +53,8 @@ def polish(html: Path, title: str) -> None:
     for file in sorted(html.rglob("*.html")):
         text = file.read_text(encoding="utf-8")
         better = _LOADS.sub("", text)
+        if not _DESIGNED.search(text):
+            better = _DESIGN.sub("", better)
         for old, new in _CHANGES:
             better = better.replace(old, new)
         better = _FOLD.sub(r'<span class="\1">\2</span>', better)
@@ -56,9 +63,10 @@ def polish(html: Path, title: str) -> None:
             better = better[:first] + better[first:].replace(' id="search-input"', "", 1)
         if better != text:
             file.write_text(better, encoding="utf-8")
-    for pattern in _UNUSED:
-        for found in html.glob(pattern):
-            shutil.rmtree(found) if found.is_dir() else found.unlink()
+    icons.keep_used(html)
+    for found in html.glob(_UNUSED):
+        found.unlink()
     # Links are shared by the site's first address, and who previews them follows no redirection.
     tags = _TAGS.findall((html / "book" / "index.html").read_text(encoding="utf-8"))
-    (html / "index.html").write_text(_ROOT.format(title=title, tags="\n".join(tags)), encoding="utf-8")
+    (html / "index.html").write_text(_ROOT.format(title=title, tags="
+".join(tags)), encoding="utf-8")

@@ -186,6 +186,7 @@ def copy(built, tmp_path):
         ("Value {val}`demo.ratoi`.", "no value"),
         ("See [there](nowhere.md).", "nowhere.md"),
         ("{cite}`nobody2020`", "nobody2020"),
+        ("Of $\\mathfrak{A}$.", "no letters for \\mathfrak"),
     ],
 )
 def test_a_warning_fails_the_build_and_keeps_the_old_site(copy, text, message):

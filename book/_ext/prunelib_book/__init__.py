@@ -14,10 +14,10 @@ It reads what ``prunelib book`` put below ``_extra`` in the source folder; those
 files are also published as they are, at the top of the site.
 """
 
-from prunelib_book import figcard, figindex, glossary, ledger, meta, methods, offline, profiles, val
+from prunelib_book import figcard, figindex, glossary, ledger, meta, methods, offline, plain, profiles, search, val
 
 
 def setup(app) -> dict:
-    for part in (figcard, figindex, glossary, ledger, meta, methods, offline, profiles, val):
+    for part in (figcard, figindex, glossary, ledger, meta, methods, offline, plain, profiles, search, val):
         part.setup(app)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
