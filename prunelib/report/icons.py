@@ -26,7 +26,9 @@ def keep_used(html: Path) -> None:
         if not font.is_file():  # shrunk by an earlier build
             continue
         others = [file for file in html.rglob("*") if file.suffix in (".html", ".js", ".css") and file != sheet]
-        others = [file.read_text(encoding="utf-8", errors="replace") for file in others if "fontawesome" not in file.parts]
+        others = [
+            file.read_text(encoding="utf-8", errors="replace") for file in others if "fontawesome" not in file.parts
+        ]
         used = {name for text in others for name in _NAME.findall(text)}
 
         def rule(found: re.Match, used=used) -> str:
@@ -34,10 +36,10 @@ def keep_used(html: Path) -> None:
 
         kept = _RULE.sub(rule, sheet.read_text(encoding="utf-8"))
         glyphs = {int(code, 16) for text in (kept, *others) for code in _GLYPH.findall(text)}
-        source = f"url(data:font/woff;base64,{base64.b64encode(_only(font, glyphs)).decode()}) format(\"woff\")"
+        source = f'url(data:font/woff;base64,{base64.b64encode(_only(font, glyphs)).decode()}) format("woff")'
 
         def face(found: re.Match, source=source) -> str:
-            wanted = font.stem in found[0] and "Free" in found[0]  # not the names that versions 4 and 5 gave it
+            wanted = Path(_FONT).stem in found[0] and "Free" in found[0]  # not the name that version 4 gave it
             return re.sub(r"src:[^;}]*", lambda _: f"src:{source}", found[0]) if wanted else ""
 
         sheet.write_text(_FACE.sub(face, kept), encoding="utf-8")

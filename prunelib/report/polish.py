@@ -16,7 +16,7 @@ _LOADS = re.compile(r'<link rel="preload" as="font"[^>]*>\n?|<script[^>]*fontawe
 _UNUSED = "_static/**/*.map"  # for who changes the theme
 
 # What draws cards and tabs, on pages that have none.
-_DESIGN = re.compile(r'<link[^>]*sphinx-design[^>]*>\n?|<script[^>]*design-tabs[^>]*></script>\n?')
+_DESIGN = re.compile(r"<link[^>]*sphinx-design[^>]*>\n?|<script[^>]*design-tabs[^>]*></script>\n?")
 _DESIGNED = re.compile(r'class="[^"]*\bsd-')
 
 _CHANGES = (
@@ -32,6 +32,9 @@ _CHANGES = (
 )
 # A summary may hold no paragraph.
 _FOLD = re.compile(r'<p class="((?:collapsed|expanded) admonition-title)">([^<]*)</p>')
+
+# A table without a caption is named for its section.
+_TABLE = re.compile(r'<h[1-6]>(.*?)<a class="headerlink"|<table (?![^>]*aria-label)([^>]*)>(?!\s*<caption)', re.DOTALL)
 
 _TAGS = re.compile(r'^<meta (?:property="og:|name="citation_).*$', re.MULTILINE)
 _ROOT = """\
@@ -58,6 +61,7 @@ def polish(html: Path, title: str) -> None:
         for old, new in _CHANGES:
             better = better.replace(old, new)
         better = _FOLD.sub(r'<span class="\1">\2</span>', better)
+        better = _name_tables(better)
         first = better.find(' id="search-input"')
         if first >= 0 and better.find(' id="search-input"', first + 1) >= 0:  # the search page has two fields
             better = better[:first] + better[first:].replace(' id="search-input"', "", 1)
@@ -68,5 +72,19 @@ def polish(html: Path, title: str) -> None:
         found.unlink()
     # Links are shared by the site's first address, and who previews them follows no redirection.
     tags = _TAGS.findall((html / "book" / "index.html").read_text(encoding="utf-8"))
-    (html / "index.html").write_text(_ROOT.format(title=title, tags="
-".join(tags)), encoding="utf-8")
+    (html / "index.html").write_text(_ROOT.format(title=title, tags="\n".join(tags)), encoding="utf-8")
+
+
+def _name_tables(text: str) -> str:
+    section, count = "", 0
+
+    def name(found: re.Match) -> str:
+        nonlocal section, count
+        if found[2] is None:
+            section, count = re.sub(r"<[^>]+>", "", found[1]).strip().replace('"', "&quot;"), 0
+            return found[0]
+        count += 1
+        label = f"{section}, table {count}" if count > 1 else section
+        return f'<table aria-label="{label}" {found[2]}>' if section else found[0]
+
+    return _TABLE.sub(name, text)

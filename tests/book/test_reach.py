@@ -27,11 +27,13 @@ def browser(chromium):
 
 @pytest.fixture
 def opened(browser):
-    """``opened(address, width, scheme)``: a page without a network, its formulas set; it has ``loaded`` and ``said``."""
+    """``opened(address, width, scheme)``: a page without network, formulas set; it has ``loaded`` and ``said``."""
     contexts = []
 
     def open_page(address: str, width: int = 1280, scheme: str = "light"):
-        contexts.append(browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True))
+        contexts.append(
+            browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
+        )
         page = contexts[-1].new_page()
         page.loaded, page.said = set(), []
         page.on("request", lambda request: page.loaded.add(request.url))
@@ -90,9 +92,18 @@ def test_formulas_are_set_without_being_places_to_stop_at(opened, site):
     assert page.locator("mjx-assistive-mml math").count() >= 3
 
 
+def test_tables_are_named_and_their_heads_say_what_they_head(opened, pages):
+    for file in pages:
+        article = opened(file.as_uri()).locator("article")
+        assert article.locator("table:not([aria-label]):not(:has(caption)):not(.indextable)").count() == 0, file.name
+        assert article.locator("th:not([scope]):not(.head)").count() == 0, file.name
+
+
 def test_icons_are_drawn_by_the_font_in_the_style_sheet(opened, site):
     page = opened((site / "book" / "index.html").as_uri())
-    assert page.evaluate("document.fonts.ready.then(all => [...all].filter(one => one.status === 'loaded').length)") >= 1
+    assert (
+        page.evaluate("document.fonts.ready.then(all => [...all].filter(one => one.status === 'loaded').length)") >= 1
+    )
     icons = page.locator("i.fas, i.fa-solid")
     assert icons.count() >= 3
     for icon in icons.all():

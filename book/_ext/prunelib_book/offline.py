@@ -11,8 +11,12 @@ from sphinx.util import logging
 _logger = logging.getLogger(__name__)
 # Input and output alone: the combined files carry a menu and a speech engine of 0.8 MB, which no page here needs.
 _LOADED = ["core", "input/tex", "output/svg", "a11y/assistive-mml"]
-_FONT = "output/svg/fonts/tex.js"  # the output loads it itself, as the input does with an extension that a formula needs
-_PARTS = re.compile(r"(startup|core|input/tex|input/tex/extensions/[\w-]+|output/svg|output/svg/fonts/tex|a11y/assistive-mml)\.js")
+_FONT = (
+    "output/svg/fonts/tex.js"  # the output loads it itself, as the input does with an extension that a formula needs
+)
+_PARTS = re.compile(
+    r"(startup|core|input/tex|input/tex/extensions/[\w-]+|output/svg|output/svg/fonts/tex|a11y/assistive-mml)\.js"
+)
 # A quarter of the font is Fraktur, sans serif, bold script and old figures: the book shows none (no_rare).
 _RARE = re.compile(r"fraktur\w*|sansSerif\w*|texOldstyle\w*|texCalligraphicBold")
 _RARE_COMMANDS = re.compile(r"\\(math(bf)?frak|frak|mathsf|textsf|sf|oldstyle|mathbfcal)\b")
