@@ -1,6 +1,7 @@
 """Executed notebooks as pages: the cells of our notebooks, and of their outputs what can only be looked at."""
 
 import base64
+import html
 import json
 import re
 
@@ -13,6 +14,7 @@ _TAGS = {"table", "thead", "tbody", "tfoot", "tr", "th", "td", "caption", "div",
          "details", "summary"}  # fmt: skip
 _ATTRIBUTES = {"*": {"class", "title", "style"}, "td": {"colspan", "rowspan"}, "th": {"colspan", "rowspan", "scope"},
                "table": {"border"}}  # fmt: skip
+_CODE = re.compile("`([^`]+)`")
 _STYLES = {"text-align", "background-color", "color", "opacity", "font-weight", "font-style", "white-space"}
 
 
@@ -84,7 +86,10 @@ def download(executed: dict) -> dict:
 
 
 def inert(output: dict) -> dict | None:
-    """An output that can only be looked at; None if nothing of it can."""
+    """An output that can only be looked at; None if nothing of it can.
+
+    Of Markdown only code in backticks is set: anything else that it can do, text of a run may not.
+    """
     if output["output_type"] == "stream":
         return {"output_type": "stream", "name": output["name"], "text": "".join(output["text"])[:_LONGEST]}
     if output["output_type"] not in ("execute_result", "display_data"):
@@ -95,6 +100,8 @@ def inert(output: dict) -> dict | None:
         kept["text/plain"] = text
     if isinstance(markup := _joined(data.get("text/html")), str):
         kept["text/html"] = _harmless(markup)
+    elif isinstance(words := _joined(data.get("text/markdown")), str):
+        kept["text/html"] = _CODE.sub(r"<code>\1</code>", f"<p>{html.escape(words, quote=False)}</p>")
     if isinstance(image := _joined(data.get("image/png")), str) and _is_png(image):
         kept["image/png"] = image
     about = {"execution_count": output.get("execution_count")} if output["output_type"] == "execute_result" else {}

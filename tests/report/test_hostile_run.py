@@ -226,6 +226,12 @@ def test_our_own_outputs_stay_as_they_are():
         assert pages.inert(output)["data"]["text/html"] == markup
 
 
+def test_a_sentence_that_a_cell_shows_as_markdown_is_text():
+    shown = {"text/markdown": "`-p x=1` & <b>[a](javascript:b)", "text/plain": "<IPython.core.display.Markdown object>"}
+    output = {"output_type": "display_data", "metadata": {}, "data": shown}
+    assert pages.inert(output)["data"]["text/html"] == "<p><code>-p x=1</code> &amp; &lt;b&gt;[a](javascript:b)</p>"
+
+
 # ---------------------------------------------------------------- whence
 
 
