@@ -160,6 +160,17 @@ def test_staging_touches_only_what_changed(book, tmp_path):
     assert not (source / "book/_static/favicon.svg").exists()
 
 
+def test_a_changed_style_sheet_renders_every_page_again(book, tmp_path):
+    publish._forget_if_outdated(tmp_path, book[0], partial=False)
+    (tmp_path / "html").mkdir()
+    publish._forget_if_outdated(tmp_path, book[0], partial=False)
+    assert (tmp_path / "html").is_dir()
+    sheet = book[0] / "book" / "_static" / "prunelib.css"
+    sheet.write_text(sheet.read_text() + "\np { color: red; }\n")
+    publish._forget_if_outdated(tmp_path, book[0], partial=False)
+    assert not (tmp_path / "html").exists()
+
+
 def test_drawing_code_and_ledger_are_published(book, tmp_path):
     publish.stage(book[1], tmp_path, book[0])
     code = (tmp_path / "_extra/figures/fig-demo.py.txt").read_text()
