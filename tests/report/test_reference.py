@@ -122,6 +122,23 @@ def test_no_reference_is_one_line(tmp_path, monkeypatch, capsys):
     shutil.rmtree(tmp_path)
 
 
+def test_a_site_that_is_not_ours_is_refused_before_anything_is_drawn(tmp_path, capsys):
+    site = tmp_path / "mine"
+    site.mkdir()
+    (site / "notes.txt").write_text("mine")
+    assert cli.main(["book", "--reference", "--site", str(site)]) == 2
+    assert "no site of prunelib" in capsys.readouterr().err
+    assert [found.name for found in tmp_path.iterdir()] == ["mine"]
+
+
+def test_the_reference_in_its_own_book_is_not_stored_twice(kept, tmp_path):
+    root, run, source = kept
+    slug = read_json(run / "manifest.json")["model"]["slug"]
+    write_json(root / "data" / "reference" / slug / "manifest.json", read_json(source / "manifest.json"))
+    publish.stage(run, tmp_path / "staged", root)
+    assert read_json(tmp_path / "staged" / "_extra" / "reference.json")["same_as"] == "claims.json"
+
+
 def test_the_claims_of_the_reference_stand_beside_another_run(kept, tmp_path):
     root, run, source = kept
     manifest = read_json(run / "manifest.json")

@@ -9,21 +9,12 @@ import textwrap
 from html import escape, unescape
 
 from docutils import nodes
-from pylatexenc.latex2text import LatexNodes2Text
 
 from prunelib.report import cite, stubs
+from prunelib_book import plain
 
-_FORMULA = re.compile(r"\\\((.+?)\\\)", re.DOTALL)
 _TAG = re.compile(r"<[^>]+>")
 _LONGEST = 300  # characters; more is cut off where links are shown
-_read = LatexNodes2Text(math_mode="text", strict_latex_spaces="based-on-source")
-
-
-def plain(html: str) -> str:
-    """Text without markup, formulas in ``\\(…\\)`` as the characters nearest to them."""
-    text = unescape(_TAG.sub("", html))
-    # pylatexenc drops this sign of a norm.
-    return " ".join(_FORMULA.sub(lambda found: _read.latex_to_text(found[1].replace(r"\|", "‖")), text).split())
 
 
 def description(doctree: nodes.document) -> str:
@@ -40,9 +31,8 @@ def description(doctree: nodes.document) -> str:
 
 def _words(paragraph: nodes.paragraph) -> str:
     own = paragraph.deepcopy()
-    for formula in list(own.findall(nodes.math)):
-        formula.replace_self(nodes.Text(rf"\({formula.astext()}\)"))
-    return plain(escape(own.astext()))
+    plain.without_tex(own)
+    return " ".join(own.astext().split())
 
 
 def _short(text: str) -> str:
@@ -50,9 +40,8 @@ def _short(text: str) -> str:
 
 
 def add_tags(app, pagename: str, templatename: str, context: dict, doctree: nodes.document | None) -> None:
-    """Write the tags of a page that is about to be rendered, and its title without TeX."""
-    title = plain(context.get("title", "") or app.config.html_title)
-    context["title"] = escape(title)
+    """Write the tags of a page that is about to be rendered."""
+    title = unescape(_TAG.sub("", context.get("title", ""))) or app.config.html_title
     paper = cite.paper()
     tags = [
         ("property", "og:title", title),

@@ -22,8 +22,7 @@ def reference(env) -> dict[str, dict]:
     file = extra(env) / "reference.json"
     env.note_dependency(str(file))
     found = _load(file, file.stat().st_mtime_ns)
-    same = found["run"]["created"] == manifest(env).get("created")
-    return {} if same else {row["id"]: row for row in found["claims"]}
+    return {row["id"]: row for row in found.get("claims", [])}
 
 
 @lru_cache(4)
