@@ -63,11 +63,6 @@ class Chapter(Run):
         for name, sentence in sentences.items():
             self.value(f"said.{chapter}.{name}", sentence, exact=True, fmt="m")
 
-    def claims_table(self) -> pd.DataFrame:
-        """What this notebook recorded about the paper's claims."""
-        rows = [{"claim": k, **v} for k, v in sorted(self.record.part["claims"].items())]
-        return pd.DataFrame(rows, columns=["claim", "value", "lo", "hi", "verdict"])
-
 
 def start(chapter: str, parameters: dict) -> Chapter:
     """Open the run folder for the notebook of a chapter.

@@ -7,6 +7,12 @@ from prunelib.report.style import Style
 from prunelib.report.theorem_figures import ASKED, HOW, broken, factor, model_text, on_model, on_paper, slopes
 
 
+@figure("fig-t1-model", "Theorem 1 on the real model")
+def t1_model(data: pd.DataFrame, style: Style) -> Drawn:
+    fig = on_model("T1", data, style)
+    return Drawn(fig, *model_text(data, "how far the hidden state turns", "h"))
+
+
 @figure("fig-t1-theory", "Theorem 1 on paper: its error and the worst case")
 def t1_theory(data: pd.DataFrame, style: Style) -> Drawn:
     fig = on_paper("T1", data, style)
@@ -26,9 +32,3 @@ def t1_theory(data: pd.DataFrame, style: Style) -> Drawn:
         f"estimate and from {refined:.3f} to 1 with the factor; worst cases lie on the edges."
     )
     return Drawn(fig, caption, alt)
-
-
-@figure("fig-t1-model", "Theorem 1 on the real model")
-def t1_model(data: pd.DataFrame, style: Style) -> Drawn:
-    fig = on_model("T1", data, style)
-    return Drawn(fig, *model_text(data, "how far the hidden state turns", "h"))

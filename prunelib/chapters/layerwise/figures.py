@@ -5,7 +5,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.colors import LogNorm
 
-from prunelib.report import looks
+from prunelib.report import facts, looks
 from prunelib.report.figures import Drawn, figure
 from prunelib.report.paper import source
 from prunelib.report.style import Style
@@ -212,7 +212,7 @@ def amplification(data: pd.DataFrame, style: Style) -> Drawn:
     )
     alt = (
         f"Two rows of charts by layer. Mean share of tokens above 1: attention {words['attn']}; MLP {words['mlp']}. "
-        f"Largest median ratio with the raw lens {worst['median']:.3g}, at layer {int(worst['layer'])} "
+        f"Largest median ratio with the raw lens {facts.number(worst['median'])}, at layer {int(worst['layer'])} "
         f"({sublayer_name(worst['sublayer'])})."
     )
     return Drawn(fig, caption, alt)

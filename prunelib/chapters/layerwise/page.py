@@ -87,8 +87,8 @@ def _histogram(values: np.ndarray, smallest: float) -> list[dict]:
     return [dict(zip(("left", "right", "share"), cell, strict=True)) for cell in shares]
 
 
-def record(ch: Chapter) -> pd.DataFrame:
-    """Record the values and claims C4, C6 and C7 of the layer chapter; returns them as a table."""
+def record(ch: Chapter) -> None:
+    """Record the values and claims C4, C6 and C7 of the layer chapter."""
     traces = layerwise(ch)
     middle = middle_layers(ch.model["n_layers"])
     rows = measure.similarity(traces)
@@ -109,7 +109,6 @@ def record(ch: Chapter) -> pd.DataFrame:
     ch.claim("C4", *bootstrap(rows[rows["lens"] == "raw"], _spread_gap, seed=ch.seed))
     _record_amplification(ch, traces, middle)
     ch.say(say(ch.found))
-    return ch.claims_table()
 
 
 def say(found: Found) -> dict[str, str]:

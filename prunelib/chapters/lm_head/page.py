@@ -12,8 +12,8 @@ from prunelib.runs.zoo.traces import layerwise, middle_layers
 KINDS = {"attn": "attention", "mlp": "the MLP"}
 
 
-def record(ch: Chapter) -> pd.DataFrame:
-    """Record the values and claim C5 of the LM-head chapter; returns the claim as a table."""
+def record(ch: Chapter) -> None:
+    """Record the values and claim C5 of the LM-head chapter."""
     ratios = measure.ratios(ch)
     table = measure.attenuation(ch)
     ch.claim("C5", *bootstrap(ratios, lambda f: np.median(f["ratio"]), seed=ch.seed))
@@ -43,7 +43,6 @@ def record(ch: Chapter) -> pd.DataFrame:
         ch.value(f"head.top_energy_{vector}", *mean, fmt=".2%")
     _record_offset(ch)
     ch.say(say(ch.found))
-    return ch.claims_table()
 
 
 def say(found: Found) -> dict[str, str]:

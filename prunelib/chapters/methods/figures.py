@@ -5,7 +5,7 @@ import pandas as pd
 
 from prunelib.methods import parse
 from prunelib.methods.base import KINDS
-from prunelib.report import looks
+from prunelib.report import facts, looks
 from prunelib.report.figures import Drawn, figure
 from prunelib.report.panels import plain
 from prunelib.report.style import Style
@@ -126,7 +126,7 @@ def stream(data: pd.DataFrame, style: Style) -> Drawn:
         "stream turns when all layers up to this one are compressed; shading is the 95 % interval over sequences. "
         "Unlike where one sublayer is dropped at a time, errors accumulate here."
     )
-    listed = "; ".join(f"{label} {value:.3g}" for label, value in end.items())
+    listed = "; ".join(f"{label} {facts.number(value)}" for label, value in end.items())
     return Drawn(fig, caption, f"Line charts on a log scale of 1 minus cos h by layer. After the last layer: {listed}.")
 
 

@@ -10,13 +10,13 @@ from prunelib.runs.zoo.traces import layerwise
 
 
 def outside(ch: Chapter) -> pd.DataFrame:
-    """Cases outside what the estimate assumes (:func:`prunelib.measure.theorem_checks.outside`), rounded."""
-    return theorem_checks.rounded(theorem_checks.outside(THEOREM, ch.seed))
+    """Cases outside what the estimate assumes (:func:`prunelib.measure.theorem_checks.outside`)."""
+    return theorem_checks.outside(THEOREM, ch.seed)
 
 
 def furthest_off(ch: Chapter) -> pd.DataFrame:
-    """The sublayers where the estimate that decides the claim is furthest off, worst first, rounded."""
-    return theorem_checks.rounded(agreement.furthest_off(layerwise(ch), THEOREM, theorems.CLAIM[THEOREM][1]))
+    """The sublayers where the estimate that decides the claim is furthest off, worst first."""
+    return agreement.furthest_off(layerwise(ch), THEOREM, theorems.CLAIM[THEOREM][1])
 
 
 def record(ch: Chapter, on_paper: pd.DataFrame, on_model: pd.DataFrame) -> pd.DataFrame:

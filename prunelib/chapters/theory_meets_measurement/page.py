@@ -28,9 +28,8 @@ def beside_paper(ch: Chapter, quantity: str, layer: int = -1, temperature: float
     return pd.concat([ours, theirs], ignore_index=True)
 
 
-def record(ch: Chapter, tables: dict[str, pd.DataFrame], layer: int = -1) -> pd.DataFrame:
-    """Record agreement for both measures and lenses; returns it beside the paper's numbers."""
-    rows = []
+def record(ch: Chapter, tables: dict[str, pd.DataFrame], layer: int = -1) -> None:
+    """Record agreement for both measures and lenses, and that of the paper's series."""
     for measure, table in tables.items():
         theirs = closeness(table[table["source"] == "paper"])
         for lens in LENSES:
@@ -39,9 +38,6 @@ def record(ch: Chapter, tables: dict[str, pd.DataFrame], layer: int = -1) -> pd.
             ch.values({f"middle.{measure}.{lens}.{k}": v for k, v in found.items()}, fmt=".3f")
             # The interval theorem is exact; the float32 rounding of the trace is allowed for.
             ch.value(f"middle.{measure}.{lens}.inside", inside(ours).mean(), exact=True, fmt=".1%")
-            for name, (value, lo, hi) in found.items():
-                row = {"measure": measure, "lens": lens, "statistic": name, "value": value}
-                rows.append(row | {"lo": lo, "hi": hi, "paper": theirs[name]})
         for name, value in theirs.items():
             ch.value(f"middle.{measure}.paper.{name}", value, exact=True, fmt=".3f")
     some = tables["kl"][tables["kl"]["source"] == "this model"]
@@ -49,7 +45,6 @@ def record(ch: Chapter, tables: dict[str, pd.DataFrame], layer: int = -1) -> pd.
     ch.value("middle.prompts", some["prompt_id"].nunique(), exact=True, fmt="d")
     ch.value("middle.layer", ch.model["n_layers"] // 2 if layer == -1 else layer, exact=True, fmt="d")
     ch.say(say(ch.found))
-    return pd.DataFrame(rows)
 
 
 NEAR = 2.0
