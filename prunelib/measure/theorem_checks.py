@@ -286,12 +286,6 @@ def _logit_cases(seed: int, n: int = 1000) -> dict[str, tuple]:
     }
 
 
-def rounded(frame: pd.DataFrame) -> pd.DataFrame:
-    """A table for a page: numbers with three significant digits, the first column as index."""
-    frame = frame.set_index(frame.columns[0])
-    return frame.map(lambda x: f"{x:.3g}" if isinstance(x, float) else x)
-
-
 # ------------------------------------------------------------------ all of it
 
 

@@ -125,7 +125,7 @@ CLAIMS: dict[str, Claim] = {
             "C3",
             "Theorem 3 predicts the KL divergence that a logit perturbation causes.",
             "Theorem 3",
-            f"{_FACTOR}; quantity: kl(dense, pruned) in nats at T = 1, {_NORMED}",
+            f"{_FACTOR}; quantity: KL(dense ‖ pruned) in nats at T = 1, {_NORMED}",
             "<=",
             2.0,
             "kl-theorem",
@@ -226,7 +226,7 @@ CLAIMS: dict[str, Claim] = {
             "C12",
             "Errors compound over decoding steps.",
             "Step-by-step decoding figure (fig:decoding)",
-            "mean kl(dense, pruned) in the last quarter of the decoding steps divided by its mean "
+            "mean KL(dense ‖ pruned) in the last quarter of the decoding steps divided by its mean "
             "in the first quarter, each model reading its own text",
             ">",
             1.0,
@@ -244,7 +244,7 @@ CLAIMS: dict[str, Claim] = {
             "C14",
             "The KL divergence predicts the collapse of generation.",
             "Discussion of Theorem 3 and the decoding figures",
-            "Spearman correlation between mean kl(dense, pruned) and the share of the generation "
+            "Spearman correlation between mean KL(dense ‖ pruned) and the share of the generation "
             "score lost, over the compressed models of the book",
             ">=",
             0.8,

@@ -53,6 +53,8 @@ def show(entry, form: str = "") -> str:
     >>> entry = {"value": 2.314, "lo": 2.1, "hi": 2.52, "exact": False, "fmt": ".3g"}
     >>> show(entry), show(entry, "plain"), show({"value": 1200, "exact": True, "fmt": ",d"})
     ('2.31 (2.10–2.52)', '2.31', '1,200')
+    >>> show({"value": 0.176, "lo": 0.00403, "hi": 0.349, "exact": False, "fmt": ".3g"})
+    '0.176 (0.004–0.349)'
     """
     if form not in FORMS:
         raise PrunelibError(f"unknown form ':{form}'{nearest(form, FORMS)}; use :plain or :interval")
@@ -71,7 +73,7 @@ def show(entry, form: str = "") -> str:
     if form == "plain" or not has_interval:
         estimate = not entry.get("exact", True) and "not" not in middle
         return f"{middle} (interval not defined)" if estimate and form != "plain" else middle
-    span = _span(*(number(end, fmt) for end in ends))
+    span = _span(*(_coarser(end, number(end, fmt), middle) for end in ends))
     return span if form == "interval" else f"{middle} ({span})"
 
 
@@ -93,6 +95,13 @@ def number(value, fmt: str = ".3g") -> str:
         raise PrunelibError(f"cannot write {value} as '{fmt}': {error}") from None
     text = re.sub(r"e([+-])0*(\d+)", lambda m: " × 10" + _power(m[1], m[2]), text)
     return text.replace("-", "−")
+
+
+def _coarser(end: float, text: str, middle: str) -> str:
+    """The end of an interval, with no more decimals than the number that it surrounds."""
+    decimals, most = (len(shown.partition(".")[2]) for shown in (text, middle))
+    plain = re.fullmatch(r"−?[\d.]+", text) and re.fullmatch(r"−?[\d.]+", middle)
+    return number(end, f"z.{most}f") if plain and decimals > most else text
 
 
 def _power(sign: str, digits: str) -> str:

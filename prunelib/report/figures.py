@@ -6,6 +6,7 @@ that the figure shows. The same CSV and provenance give the same bytes.
 """
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -177,7 +178,19 @@ def _save(chosen: Spec, data, look: style.Style, folder: Path, record: dict, suf
             about = provenance.metadata(kind, chosen.title, record)
             with writing(folder / f"{chosen.id}{suffix}") as temporary:
                 drawn.fig.savefig(temporary, format=kind, metadata=about)
+                if kind == "svg":
+                    temporary.write_text(_lighter(temporary.read_text(encoding="utf-8")), encoding="utf-8")
     return drawn
+
+
+_PLACES = re.compile(r' (?:d|x|y)="[^"]*"')
+_FINER = re.compile(r"(\.\d\d)\d+")
+
+
+def _lighter(svg: str) -> str:
+    """A drawing with its places to a hundredth of a point and without indentation: a fifth of its bytes less."""
+    svg = _PLACES.sub(lambda found: _FINER.sub(r"\1", found[0]), svg)
+    return re.sub(r"\n +(?=<)", "\n", svg)
 
 
 def _size(fig: Figure) -> tuple[float, float]:

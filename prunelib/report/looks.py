@@ -22,40 +22,36 @@ def sublayers(style: Style) -> dict[str, dict]:
 
 def readouts(style: Style) -> dict[str, dict]:
     """How a model is asked; named by :data:`READOUTS`."""
-    c = style.colours
     return {
-        "choice": {"color": c.blue, "marker": "o", "ls": style.linestyles[0]},
-        "forced": {"color": c.green, "marker": "^", "ls": style.linestyles[3]},
-        "generation": {"color": c.vermillion, "marker": "s", "ls": style.linestyles[1]},
+        "choice": _look(style, "blue", "o", 0),
+        "forced": _look(style, "green", "^", 3),
+        "generation": _look(style, "vermillion", "s", 1),
     }
 
 
 def lenses(style: Style) -> dict[str, dict]:
     """How a state inside the model is read; named by :data:`LENSES`."""
-    c = style.colours
     return {
-        "raw": {"color": c.blue, "marker": "o", "ls": style.linestyles[0]},
-        "normed": {"color": c.purple, "marker": "D", "ls": style.linestyles[1]},
+        "raw": _look(style, "blue", "o", 0),
+        "normed": _look(style, "purple", "D", 1),
     }
 
 
 def spaces(style: Style) -> dict[str, dict]:
     """Where a perturbation is looked at; named by :data:`SPACES`."""
-    c = style.colours
     return {
-        "h": {"color": c.green, "marker": "^", "ls": style.linestyles[2]},
-        "z": {"color": c.blue, "marker": "o", "ls": style.linestyles[0]},
-        "p": {"color": c.vermillion, "marker": "s", "ls": style.linestyles[1]},
+        "h": _look(style, "green", "^", 2),
+        "z": _look(style, "blue", "o", 0),
+        "p": _look(style, "vermillion", "s", 1),
     }
 
 
 def sides(style: Style) -> dict[str, dict]:
     """What was measured, what an estimate says of it, and what chance would give."""
-    c = style.colours
     return {
-        "measured": {"color": c.blue, "marker": "o", "ls": style.linestyles[0]},
-        "estimated": {"color": c.vermillion, "marker": "s", "ls": style.linestyles[1]},
-        "chance": {"color": c.green, "marker": "^", "ls": style.linestyles[2]},
+        "measured": _look(style, "blue", "o", 0),
+        "estimated": _look(style, "vermillion", "s", 1),
+        "chance": _look(style, "green", "^", 2),
     }
 
 
@@ -72,7 +68,7 @@ def method(style: Style, title: str) -> dict:
     own = known.get(title.partition(" ")[0])
     if own is None:
         return {"color": style.foreground, "marker": style.markers[0], "ls": style.linestyles[0]}
-    return {"color": getattr(style.colours, own.colour), "marker": own.marker, "ls": style.linestyles[own.line]}
+    return _look(style, own.colour, own.marker, own.line)
 
 
 def model(style: Style, spec: str) -> dict:
@@ -84,3 +80,7 @@ def model(style: Style, spec: str) -> dict:
     made = parse(spec)
     dropped = getattr(made, "sublayers", None)
     return sublayers(style)[dropped] if dropped in sublayers(style) else method(style, made.title)
+
+
+def _look(style: Style, colour: str, marker: str, line: int) -> dict:
+    return {"color": getattr(style.colours, colour), "marker": marker, "ls": style.linestyles[line]}

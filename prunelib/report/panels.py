@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib import ticker
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 
 _FLATTER = 0.72  # a panel that gets the whole column is wider than beside others; its height need not grow as much
 _TICK = 0.45  # inches from one number of a logarithmic axis to the next
@@ -155,8 +154,3 @@ def legend(fig: Figure, handles=None, labels=None, **options):
             return made
         made.remove()
     return None
-
-
-def texts(fig: Figure) -> list[Text]:
-    """Every visible text of a figure that is not empty."""
-    return [text for text in fig.findobj(Text) if text.get_visible() and text.get_text().strip()]

@@ -2,6 +2,7 @@
 
 import html
 import math
+import re
 
 import pandas as pd
 
@@ -50,9 +51,9 @@ def _text(value) -> str:
     if float(value).is_integer() and abs(value) < 1e15:
         return f"{int(value):,}".replace("-", "−")
     text = f"{value:.{DIGITS}g}"
-    if "e" in text and abs(value) >= 1:
+    if "e+" in text and abs(value) < 1e7:
         text = f"{value:,.0f}"
-    return text.replace("-", "−")
+    return re.sub(r"e\+?(-?)0*", r"e\1", text).replace("-", "−")
 
 
 def show_frames_so() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import LogNorm
 
+from prunelib.report import facts
 from prunelib.report.style import Style
 
 _BIN = 0.1  # width of a histogram cell, in decades, as in the table
@@ -187,13 +188,13 @@ def range_text(data: pd.DataFrame, number: int, quantity: str, what: str) -> tup
         f"The estimate of Theorem {number} is one for small perturbations: its error shrinks with "
         f"the third power of their size (fitted slopes {slope}). At $R = {ASKED:g}$, {what} lies "
         f"between {low:.2f} and {high:.2f} times the estimate, at $R = 4$ anywhere between "
-        f"{low4:.2g} and {high4:.3g} times. {broken(data)}the proven interval, "
+        f"{low4:.2g} and {facts.number(high4)} times. {broken(data)}the proven interval, "
         f"and the search reaches its edges. {HOW}"
     )
     alt = (
         f"Two panels. Left: log-log remainder curves with slopes {slope}. Right: exact over "
         f"estimate against R; the proven band is {low:.3f} to {high:.3f} at R = {ASKED:g} and "
-        f"{low4:.2g} to {high4:.3g} at R = 4; worst cases found lie on its edges."
+        f"{low4:.2g} to {facts.number(high4)} at R = 4; worst cases found lie on its edges."
     )
     return caption, alt
 
@@ -260,9 +261,9 @@ def _panel(ax, data: pd.DataFrame, norm: LogNorm, style: Style):
     ax.text(
         0,
         1.02,
-        f"off ×{numbers['factor']:.3g}, log r = {numbers['pearson_log']:.3f}\n"
+        f"off ×{facts.number(numbers['factor'])}, log r = {numbers['pearson_log']:.3f}\n"
         f"est./meas. = {numbers['ratio']:.2f}\n"
-        f"inside {numbers['inside']:.1%}, width ×{numbers['width']:.3g}",
+        f"inside {numbers['inside']:.1%}, width ×{facts.number(numbers['width'])}",
         transform=ax.transAxes,
         va="bottom",
         color=style.muted,
@@ -289,7 +290,7 @@ def model_text(data: pd.DataFrame, what: str, main: str) -> tuple[str, str]:
         f"{n['within2']:.0%} of the estimates are within a factor of 2 (equal weight to every "
         f"sublayer). "
         f"{n['inside']:.1%} of the measurements are inside the proven interval, whose ends differ "
-        f"by a factor of {n['width']:.3g} at the median point{useless}. *How to read.* Each cell "
+        f"by a factor of {facts.number(n['width'])} at the median point{useless}. *How to read.* Each cell "
         f"counts (prompt, position, layer, sublayer) points, one sublayer dropped at a time, "
         f"$T = 1$; on the diagonal the estimate is right. Dots: median of the measured values at "
         f"that estimate, bars: 5 to 95 %. Above: typical factor, correlation of the logarithms, "
@@ -299,7 +300,7 @@ def model_text(data: pd.DataFrame, what: str, main: str) -> tuple[str, str]:
     listed = "; ".join(
         f"{_PANELS[panel]}: typically off by a factor of {s['factor']:.2f}, log correlation "
         f"{s['pearson_log']:.3f}, median ratio "
-        f"{s['ratio']:.3g}, within 10 % {s['within10']:.1%}, inside interval {s['inside']:.1%}"
+        f"{facts.number(s['ratio'])}, within 10 % {s['within10']:.1%}, inside interval {s['inside']:.1%}"
         for panel, s in stats.items()
     )
     return caption, f"Two-dimensional histograms of measured against estimated values. {listed}."

@@ -262,11 +262,6 @@ def test_outside_shows_each_failure():
         assert cases.loc["large, but T = 20", "exact_over_estimate"] == pytest.approx(1, abs=0.05)
 
 
-def test_rounded_keeps_three_digits():
-    shown = theorem_checks.rounded(theorem_checks.outside("T1"))
-    assert shown.loc["large: α = 0, β = 3", "exact"].tolist() == ["0.684"] * 2
-
-
 def test_the_envelope_is_the_extreme_of_the_interval_over_the_variance():
     for spread in (0.3, 2.0, 6.0):
         variance = np.geomspace(1e-12, spread**2 / 4, 200)

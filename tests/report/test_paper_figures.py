@@ -11,6 +11,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 
 from prunelib import chapters
 from prunelib.report import figures, panels, readings, reference, style
@@ -41,6 +42,11 @@ def each(drawn, forms=(False, True)):
     return [(f"{name}{', column' if form else ''}", of[form]) for name, of in drawn.items() for form in forms]
 
 
+def texts(fig) -> list[Text]:
+    """Every visible text of a figure that is not empty."""
+    return [text for text in fig.findobj(Text) if text.get_visible() and text.get_text().strip()]
+
+
 def test_a_column_is_drawn_for_its_width(drawn):
     widths = {form: {fig.get_size_inches()[0] for _, fig in each(drawn, [form])} for form in (False, True)}
     assert widths == {False: {6.75}, True: {3.35}}
@@ -51,7 +57,7 @@ def test_no_letter_is_smaller_than_seven_points(drawn):
     small = [
         (name, text.get_text(), text.get_fontsize())
         for name, fig in each(drawn)
-        for text in panels.texts(fig)
+        for text in texts(fig)
         if text.get_fontsize() < style.SMALLEST or "$" in text.get_text()  # formulas have smaller indices
     ]
     assert small == []
@@ -61,7 +67,7 @@ def test_no_text_leaves_the_figure(drawn):
     outside = []
     for name, fig in each(drawn):
         hidden = {label for axes in fig.axes for label in _beyond(axes)}
-        for text in set(panels.texts(fig)) - hidden:
+        for text in set(texts(fig)) - hidden:
             box = text.get_window_extent()
             if box.x0 < -1 or box.y0 < -1 or box.x1 > fig.bbox.width + 1 or box.y1 > fig.bbox.height + 1:
                 outside.append((name, text.get_text()))
