@@ -49,7 +49,7 @@ _BOX = re.compile(
 _TWICE = re.compile(r"<title>(.+?) &#8212; \1</title>")
 
 # A table without a caption is named for its section.
-_TABLE = re.compile(r'<h[1-6]>(.*?)<a class="headerlink"|<table (?![^>]*aria-label)([^>]*)>(?!\s*<caption)', re.DOTALL)
+_TABLE = re.compile(r'<h[1-6]>(.*?)<a class="headerlink"|<table(?![^>]*aria-label)([^>]*)>(?!\s*<caption)', re.DOTALL)
 
 _TAGS = re.compile(r'^<meta (?:property="og:|name="citation_).*$', re.MULTILINE)
 _ROOT = """\
@@ -101,6 +101,6 @@ def _name_tables(text: str) -> str:
             return found[0]
         count += 1
         label = f"{section}, table {count}" if count > 1 else section
-        return f'<table aria-label="{label}" {found[2]}>' if section else found[0]
+        return f'<table aria-label="{label}"{found[2]}>' if section else found[0]
 
     return _TABLE.sub(name, text)
