@@ -1,4 +1,4 @@
-"""The ``prunelib`` command: run, book, reference, compress, cite, whence, models, doctor.
+"""The ``prunelib`` command: run, book, reference, compress, kl, cite, whence, models, doctor.
 
 Results go to stdout, progress to stderr. Exit codes: 0 ok, 1 a check failed,
 2 usage or bad input (one line on stderr, no traceback).
@@ -13,40 +13,10 @@ import click
 
 from prunelib import __version__
 from prunelib.errors import NotebookFailed, PrunelibError, nearest
+from prunelib.runs.manual import COMPRESS_EPILOG, EPILOG, KL_EPILOG
 from prunelib.runs.options import DEFAULT_MODEL, FLAGS, RunOptions
 
 DEFAULT_RUN = Path("runs") / DEFAULT_MODEL / "quick"
-
-EPILOG = """\
-examples:
-  prunelib run                                     all notebooks, default model, profile quick
-  prunelib run --model Qwen/Qwen2.5-0.5B-Instruct  the same for a model of the hub
-  prunelib run 05 --profile smoke -p drop_count=4  one notebook, its own parameter changed
-  prunelib book --run runs/Qwen--Qwen2.5-0.5B-Instruct/quick
-  prunelib book --reference --pdf                  the committed results as a site and as one PDF
-  prunelib compress --spec wanda:2:4 --out DIR     a pruned model that transformers loads
-  prunelib cite fig-layerwise-attn                 BibTeX of a figure
-  prunelib whence figure.pdf                       which run, model and code drew this file
-"""
-
-COMPRESS_EPILOG = """\
-specifications:
-{usage}
-
-  P = 0.5 removes half of the weights, 2:4 keeps 2 of every 4 in a row. B = 2 to 8 bits, one scale for G weights in
-  a row (no gG: for the row); sym: symmetric grid; act: activation order. N sublayers; joint: attention and MLP in
-  one ranking; angular: consecutive blocks; drop:attn:8:iter measures again after
-  each. + joins methods: wanda:0.5+drop:mlp:4 removes weights, then sublayers.
-
-examples:
-  prunelib compress --spec wanda:2:4 --out smollm2-wanda
-  prunelib compress --spec drop:attn:8 --out smollm2-drop8a --calibration my-texts.txt
-  prunelib compress --model Qwen/Qwen2.5-0.5B --spec gptq:4:g64 --out qwen-gptq4 --sequences 128 --length 256
-
-DIR loads with AutoModelForCausalLM.from_pretrained, prunelib.load or `prunelib run --model DIR`. Its weights are
-plain floats, quantized ones on their grid, removed ones zero: the folder is not smaller. DIR/prunelib.json says
-what was done to which model, on which tokens, and how many bits the weights would take.
-"""
 
 
 class _Command(click.Command):
@@ -124,6 +94,18 @@ def _folder(flag: str, default: Path | None, text: str):
         metavar="DIR",
         help=text + (f" (default {default})" if default else ""),
     )
+
+
+def _calibration(function):
+    """The options of what a method is calibrated on."""
+    told = "self (default: sampled from the model), a .txt or .jsonl file, or hub:DATASET"
+    for name, default, metavar, about in (
+        ("--length", "128", "N", "tokens of each (default 128)"),
+        ("--sequences", "32", "N", "calibration sequences (default 32)"),
+        ("--calibration", "self", "TEXT", told),
+    ):
+        function = click.option(name, default=default, metavar=metavar, help=about)(function)
+    return function
 
 
 # ---------------------------------------------------------------- commands
@@ -243,14 +225,7 @@ def reference(folder) -> int:
 @_options("model", "revision", "seed", "device", "dtype")
 @click.option("--spec", required=True, metavar="SPEC", help="what to do, for example wanda:2:4 (see below)")
 @click.option("--out", required=True, metavar="DIR", help="new folder for the compressed model")
-@click.option(
-    "--calibration",
-    default="self",
-    metavar="TEXT",
-    help="self (default: sampled from the model), a .txt or .jsonl file, or hub:DATASET",
-)
-@click.option("--sequences", default="32", metavar="N", help="calibration sequences (default 32)")
-@click.option("--length", default="128", metavar="N", help="tokens of each (default 128)")
+@_calibration
 def compress(model, revision, seed, device, dtype, spec, out, calibration, sequences, length) -> int:
     from prunelib.methods import parse
     from prunelib.runs import runner
@@ -303,6 +278,36 @@ def _what_changed(manifest: dict) -> str:
     if manifest["drop"]:
         said.append(f"without {', '.join(manifest['drop'])}")
     return ", ".join(said)
+
+
+@commands.command(help="Say how far two models' next-token distributions are apart.", epilog=KL_EPILOG)
+@_options("model", "revision", "seed", "device", "dtype")
+@click.option("--against", required=True, metavar="B|SPEC", help="another model, or what to do to this one (see below)")
+@click.option(
+    "--text", default="passages", metavar="FILE", help="a .txt or .jsonl file (default: the project's passages)"
+)
+@click.option("--window", metavar="N", help="most tokens that are read together (default 2048, or the models' length)")
+@_calibration
+@click.option("--json", "as_json", is_flag=True, help="print JSON instead of a table")
+def kl(as_json, **given) -> int:
+    import json
+
+    from prunelib.report import comparison
+    from prunelib.runs import pair, runner
+
+    numbers = [n for n in ("window", "sequences", "length", "seed") if given[n] is not None]
+    request = pair.Request(**given | {name: runner.convert(name, given[name], 0) for name in numbers})
+    screen = _Screen()
+    try:
+        found = pair.compare(request, screen.status)
+    finally:
+        screen.status("")
+    print(
+        json.dumps(found.record(), indent=1, ensure_ascii=False, allow_nan=False)
+        if as_json
+        else comparison.table(found)
+    )
+    return 0
 
 
 @commands.command(help="Print the BibTeX entry of a figure.")

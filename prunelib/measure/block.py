@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from prunelib.measure.next_token import RANKS
 from prunelib.measure.paired import mcnemar, paired_bootstrap
 from prunelib.measure.stats import Interval, bootstrap, cluster_mean, of_sums, share
+
+RANKS = 5
+"""Most likely tokens that are compared in their order."""
 
 KL_PERCENTILES = (99.9, 99.0, 95.0, 50.0, 5.0, 1.0)
 DP_PERCENTILES = (99.9, 99.0, 95.0, 50.0, 5.0, 1.0, 0.1)

@@ -10,8 +10,8 @@ from refusals import refused
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunelib.measure import distances, next_token
-from prunelib.measure.block import block
-from prunelib.measure.next_token import RANKS, compare, statistics
+from prunelib.measure.block import RANKS, block
+from prunelib.measure.next_token import compare, statistics
 from prunelib.models.lm import LM
 
 TEXTS = [[5, 9, 3, 44, 7, 61, 8], [8, 60, 4, 31, 2, 12, 90, 13, 14, 15, 16, 70, 5, 5]]

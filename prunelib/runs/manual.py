@@ -1,0 +1,56 @@
+"""What ``--help`` says below the options."""
+
+EPILOG = """\
+examples:
+  prunelib run                                     all notebooks, default model, profile quick
+  prunelib run --model Qwen/Qwen2.5-0.5B-Instruct  the same for a model of the hub
+  prunelib run 05 --profile smoke -p drop_count=4  one notebook, its own parameter changed
+  prunelib book --run runs/Qwen--Qwen2.5-0.5B-Instruct/quick
+  prunelib book --reference --pdf                  the committed results as a site and as one PDF
+  prunelib compress --spec wanda:2:4 --out DIR     a pruned model that transformers loads
+  prunelib kl --against wanda:2:4                  how far its next-token distributions are from the dense ones
+  prunelib cite fig-layerwise-attn                 BibTeX of a figure
+  prunelib whence figure.pdf                       which run, model and code drew this file
+"""
+
+COMPRESS_EPILOG = """\
+specifications:
+{usage}
+
+  P = 0.5 removes half of the weights, 2:4 keeps 2 of every 4 in a row. B = 2 to 8 bits, one scale for G weights in
+  a row (no gG: for the row); sym: symmetric grid; act: activation order. N sublayers; joint: attention and MLP in
+  one ranking; angular: consecutive blocks; drop:attn:8:iter measures again after
+  each. + joins methods: wanda:0.5+drop:mlp:4 removes weights, then sublayers.
+
+examples:
+  prunelib compress --spec wanda:2:4 --out smollm2-wanda
+  prunelib compress --spec drop:attn:8 --out smollm2-drop8a --calibration my-texts.txt
+  prunelib compress --model Qwen/Qwen2.5-0.5B --spec gptq:4:g64 --out qwen-gptq4 --sequences 128 --length 256
+
+DIR loads with AutoModelForCausalLM.from_pretrained, prunelib.load or `prunelib run --model DIR`. Its weights are
+plain floats, quantized ones on their grid, removed ones zero: the folder is not smaller. DIR/prunelib.json says
+what was done to which model, on which tokens, and how many bits the weights would take.
+"""
+
+KL_EPILOG = """\
+Both models read the same tokens. At each one that is followed by another their distributions of the next token, p
+(--model, called dense) and q (--against, called pruned), are compared in float64. B is a model of the same
+vocabulary: an alias, a hub id, a folder or a .gguf file. SPEC is what to do to the model, such as wanda:0.5
+(`prunelib compress --help` lists all), calibrated as `prunelib compress` does.
+
+  KL(dense ‖ pruned)   Σ p log(p/q) in nats: mean, percentiles over the tokens, maximum; KL(pruned ‖ dense): mean
+  Δp                   q − p of the token that stands in the text; also RMS for the dense model's top token
+  same top k           the k most likely tokens are the same, in the same order
+  perplexity           of the text under each model; the ratio is that of the same tokens
+  flips                the token in the text is on top for one of the models only
+  p                    of the paired tests, both models on the same tokens: bootstrap of whole clusters, McNemar
+
+Intervals are 95 %, over clusters: the texts of a .jsonl, or the pieces of a single .txt; one cluster has none. Texts
+are read without chat template and cut every --window tokens, without overlap. Each piece is read alone, and its first
+token is given. A .jsonl has a field "text" in each row. Memory does not grow with the text.
+
+examples:
+  prunelib kl --against wanda:2:4
+  prunelib kl --against pruned-folder --text my-texts.jsonl --window 512
+  prunelib kl --model Qwen/Qwen2.5-0.5B --against gptq:4:g64 --sequences 128 --length 256 --json > q4.json
+"""
