@@ -300,6 +300,9 @@ def kl(as_json, **given) -> int:
     screen = _Screen()
     try:
         found = pair.compare(request, screen.status)
+    except KeyboardInterrupt:
+        screen.line("prunelib: interrupted")
+        return 130
     finally:
         screen.status("")
     print(

@@ -147,6 +147,27 @@ def test_one_piece_has_no_interval(capsys, folder, monkeypatch):
     assert rows["nll_difference_p"]["value"] is None and rows["kl_dense_pruned_mean"]["hi"] is None
 
 
+def test_gguf_files(capsys, folder, monkeypatch):
+    monkeypatch.setenv("PRUNELIB_CACHE", str(folder / "cache"))
+    tiny_files.write_gguf(folder / "small.gguf")
+    options = ["--model", "small.gguf", "--json", "--text", "texts.jsonl"]
+    code, out, _ = call(capsys, folder, monkeypatch, "--against", "small.gguf", *options)
+    assert code == 0 and numbers(out)["kl_dense_pruned_max"] == 0
+    code, out, _ = call(capsys, folder, monkeypatch, "--against", "magnitude:0.5", *options)
+    assert code == 0 and numbers(out)["kl_dense_pruned_mean"] > 0
+    line = refused(call(capsys, folder, monkeypatch, "--against", "small.gguf"))
+    assert "tiny and small.gguf have different vocabularies (32 and 33 tokens): 31 ids differ" in line
+
+
+def test_an_interruption_ends_in_one_line(capsys, folder, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("prunelib.measure.next_token.statistics", stop)
+    code, out, err = call(capsys, folder, monkeypatch, "--against", "other")
+    assert (code, out, err) == (130, "", "prunelib: interrupted\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

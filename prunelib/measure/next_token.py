@@ -76,7 +76,8 @@ def compare(
             clusters = np.repeat([cluster for cluster, _ in group], [len(ids) - 1 for _, ids in group])
             for start in range(0, len(targets), size):
                 rows = slice(start, start + size)
-                found = statistics(_logits(dense, before[rows]), _logits(pruned, after[rows]), targets[rows])
+                logits = _logits(dense, before[rows]), _logits(pruned, after[rows])
+                found = statistics(*logits, targets[rows].to(logits[0].device))
                 if not torch.isfinite(found["kl_dense_pruned"] + found["kl_pruned_dense"]).all():
                     raise PrunelibError(
                         f"{dense.name} or {pruned.name} gives logits that are NaN or infinite: "
@@ -158,4 +159,5 @@ def _states(lm, group: Sequence[Piece]) -> Tensor:
 
 def _logits(lm, states: Tensor) -> Tensor:
     """Logits [rows, V] as the model itself gives them: in its own precision (``lm.logits`` rounds to float32)."""
-    return lm.scale_logits(nn.functional.linear(states.to(lm.dtype), lm.W, lm.unembed_bias))
+    z = lm.scale_logits(nn.functional.linear(states.to(lm.dtype), lm.W, lm.unembed_bias))
+    return z.cpu() if z.device.type == "mps" else z  # which knows no float64
