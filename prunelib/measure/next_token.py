@@ -65,7 +65,11 @@ def compare(
             raise PrunelibError(f"piece {i} has fewer than two tokens: nothing to predict")
         for lm in (dense, pruned):
             lm.check_length(len(ids), f"piece {i}")
-    total, done, parts = sum(len(ids) - 1 for _, ids in pieces), 0, []
+    clusters = np.repeat([cluster for cluster, _ in pieces], [len(ids) - 1 for _, ids in pieces])
+    if not len(clusters):
+        raise PrunelibError("there is no text to compare the models on")
+    columns: dict[str, np.ndarray] = {}
+    done = 0
     size = max(1, _ELEMENTS.get(dense.device.type, 2**23) // dense.vocab_size)
     with torch.no_grad():
         for group in _groups(pieces):
@@ -73,7 +77,6 @@ def compare(
             with within():
                 after = _states(pruned, group)
             targets = torch.tensor([i for _, ids in group for i in ids[1:]], device=dense.device)
-            clusters = np.repeat([cluster for cluster, _ in group], [len(ids) - 1 for _, ids in group])
             for start in range(0, len(targets), size):
                 rows = slice(start, start + size)
                 logits = _logits(dense, before[rows]), _logits(pruned, after[rows])
@@ -83,14 +86,17 @@ def compare(
                         f"{dense.name} or {pruned.name} gives logits that are NaN or infinite: "
                         "use another --dtype, or look for damaged weights"
                     )
-                columns = {name: value.cpu().numpy() for name, value in found.items()}
-                parts.append(pd.DataFrame({"cluster": clusters[rows]} | columns))
-                done += len(parts[-1])
+                for name, value in found.items():
+                    # Copied into one array: a small tensor that is kept would lie in the place of a freed large
+                    # one, which then fits no more, so that every step would take new memory.
+                    part = value.cpu().numpy()
+                    if name not in columns:
+                        columns[name] = np.empty(len(clusters), part.dtype)
+                    columns[name][done : done + len(part)] = part
+                done += len(part)
                 if progress:
-                    progress(done, total)
-    if not parts:
-        raise PrunelibError("there is no text to compare the models on")
-    return pd.concat(parts, ignore_index=True)
+                    progress(done, len(clusters))
+    return pd.DataFrame({"cluster": clusters} | columns)
 
 
 def statistics(z_dense: Tensor, z_pruned: Tensor, targets: Tensor) -> dict[str, Tensor]:

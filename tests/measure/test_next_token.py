@@ -2,6 +2,7 @@
 
 import copy
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,6 +151,20 @@ def test_memory_does_not_grow_with_the_text(tiny, monkeypatch):
         sizes[count] = seen.elements
     assert sizes[2] == sizes[64] < 64 * lm.vocab_size
     assert found.memory_usage(index=False).sum() <= 72 * len(found)  # what is kept of a token: a few numbers
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="asks Linux how much memory is used")
+def test_the_process_does_not_grow_with_the_text(make_model, monkeypatch):
+    """What is kept of a step must not lie where the next step's large arrays would."""
+    lm = LM.from_model(make_model("llama", vocab_size=50_000))
+    monkeypatch.setattr(next_token, "_ELEMENTS", {"cpu": 2**20})  # 20 rows a step, arrays of 8 MB
+
+    def used(count: int) -> float:
+        compare(lm, lm, [(i, list(range(i, i + 21))) for i in range(count)])
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+    before = used(4)
+    assert used(30) - before < 100  # MB; two arrays a step would be 480
 
 
 def test_cutting_changes_nothing(tiny, monkeypatch):
