@@ -11,7 +11,7 @@ import torch
 from test_cli import prunelib, refused
 
 from prunelib import cli
-from prunelib.measure.block import TITLES
+from prunelib.measure.token_summary import TITLES
 from prunelib.models.load import load
 from prunelib.runs import pair
 

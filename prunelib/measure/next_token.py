@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from prunelib.errors import PrunelibError
-from prunelib.measure.block import RANKS
+from prunelib.measure.token_summary import RANKS
 
 Piece = tuple[int, list[int]]
 """Cluster that a piece of text belongs to, and its unpadded token ids; each piece is read alone."""
@@ -47,7 +47,7 @@ def compare(
     logarithm of the probability of the token that stands in the text; ``kl_dense_pruned, kl_pruned_dense``
     (nats), :func:`statistics`; ``dp`` and ``dp_top``, pruned − dense probability of the token in the text and of
     the dense model's most likely token; ``right_dense, right_pruned``, whether the token in the text is the most
-    likely one; ``agree``, how many of the :data:`~prunelib.measure.block.RANKS` most likely tokens are the same,
+    likely one; ``agree``, how many of the :data:`~.token_summary.RANKS` most likely tokens are the same,
     counted from the first to the first that differs.
 
     Raises

@@ -1,6 +1,6 @@
 """The statistics of two models as a table of plain text."""
 
-from prunelib.measure.block import TITLES
+from prunelib.measure.token_summary import TITLES
 from prunelib.report.facts import show
 from prunelib.runs.pair import Comparison
 

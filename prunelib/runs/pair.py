@@ -47,7 +47,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Comparison:
-    """``statistics`` as :func:`prunelib.measure.block.block` gives them, and what was compared."""
+    """``statistics`` as :func:`prunelib.measure.token_summary.summarise` gives them, and what was compared."""
 
     dense: dict
     pruned: dict
@@ -100,8 +100,8 @@ def compare(request: Request, tell: Callable[[str], None] = lambda text: None) -
     Raises PrunelibError in one line for what a user can fix; the text is read before any model is.
     """
     method, texts = method_of(request.against), pieces.load_texts(request.text)
-    from prunelib.measure.block import block
     from prunelib.measure.next_token import compare as measured
+    from prunelib.measure.token_summary import summarise
     from prunelib.models.load import load
 
     tell(f"loading {request.model} …")
@@ -127,7 +127,7 @@ def compare(request: Request, tell: Callable[[str], None] = lambda text: None) -
         "window": window,
         "ids_sha256": pieces.digest(some),
     }
-    return Comparison(lm.describe(), about, text, block(tokens, request.seed))
+    return Comparison(lm.describe(), about, text, summarise(tokens, request.seed))
 
 
 def _compressed(lm, method: Method, request: Request, tell):

@@ -11,8 +11,8 @@ from refusals import refused
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunelib.measure import distances, next_token
-from prunelib.measure.block import RANKS, block
 from prunelib.measure.next_token import compare, statistics
+from prunelib.measure.token_summary import RANKS, summarise
 from prunelib.models.lm import LM
 
 TEXTS = [[5, 9, 3, 44, 7, 61, 8], [8, 60, 4, 31, 2, 12, 90, 13, 14, 15, 16, 70, 5, 5]]
@@ -67,7 +67,7 @@ def test_float32_to_a_millionth(tiny):
     found, expected = compare(dense, pruned, PIECES), plain(dense, pruned)
     for name in ("kl_dense_pruned", "kl_pruned_dense", "nll_dense", "nll_pruned"):
         assert found[name].mean() == pytest.approx(expected[name].mean(), rel=1e-6)
-    numbers = block(found).set_index("name")["value"]
+    numbers = summarise(found).set_index("name")["value"]
     assert numbers["perplexity_ratio"] == pytest.approx(
         np.exp(expected["nll_pruned"].mean() - expected["nll_dense"].mean()), rel=1e-6
     )

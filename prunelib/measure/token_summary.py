@@ -63,7 +63,7 @@ TITLES = {
 """What the statistics are called where people read them."""
 
 
-def block(tokens: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+def summarise(tokens: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """The statistics of a table of :func:`prunelib.measure.next_token.compare`.
 
     Returns ``name, value, lo, hi, unit, exact``: a 95 % interval over the clusters of ``tokens``

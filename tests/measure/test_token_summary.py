@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
-from prunelib.measure.block import TITLES, block, percentile_name, percentiles
 from prunelib.measure.stats import bootstrap
+from prunelib.measure.token_summary import TITLES, percentile_name, percentiles, summarise
 
 
 def table(clusters: int = 12, seed: int = 0, each: int = 40) -> pd.DataFrame:
@@ -32,7 +32,7 @@ def table(clusters: int = 12, seed: int = 0, each: int = 40) -> pd.DataFrame:
 
 def test_the_values_are_numpy_s():
     tokens = table()
-    found = block(tokens).set_index("name")
+    found = summarise(tokens).set_index("name")
     value, kl = found["value"], tokens["kl_dense_pruned"]
     expected = {
         "kl_dense_pruned_mean": kl.mean(),
@@ -67,7 +67,7 @@ def test_the_values_are_numpy_s():
 
 
 def test_every_number_has_an_interval_or_is_exact_a_unit_and_a_title():
-    found = block(table())
+    found = summarise(table())
     assert found["name"].is_unique and set(found["name"]) == set(TITLES)
     assert set(found["unit"]) == {"nats", "probability", "share", "1"}
     estimates = found[~found["exact"]]
@@ -82,9 +82,9 @@ def test_intervals_are_over_clusters():
     tokens = table(each=1)
     many = tokens.loc[tokens.index.repeat(50)]
     columns = ["value", "lo", "hi"]
-    once, often = (block(one).set_index("name")[columns].loc["kl_dense_pruned_mean"] for one in (tokens, many))
+    once, often = (summarise(one).set_index("name")[columns].loc["kl_dense_pruned_mean"] for one in (tokens, many))
     assert once.to_numpy() == pytest.approx(often.to_numpy())
-    one = block(table(clusters=1))
+    one = summarise(table(clusters=1))
     assert one["value"].notna().sum() == len(one) - 2  # a p value needs two pieces
     assert one[["lo", "hi"]].isna().all(None)
 
@@ -100,11 +100,11 @@ def test_percentiles_are_those_of_the_bootstrap_of_whole_rows():
 def test_equal_models_and_dead_ones():
     same = table().assign(kl_dense_pruned=0.0, kl_pruned_dense=0.0, dp=0.0, dp_top=0.0, agree=5)
     same = same.assign(nll_pruned=same["nll_dense"], right_pruned=same["right_dense"])
-    found = block(same).set_index("name")
+    found = summarise(same).set_index("name")
     zero = [name for name in found.index if name.startswith(("kl_", "dp_")) or name in ("flips", "nll_difference")]
     assert (found.loc[zero, "value"] == 0).all()
     assert found["value"][["same_top", "perplexity_ratio", "nll_difference_p", "flips_mcnemar_p"]].eq(1).all()
     assert tuple(found.loc["kl_dense_pruned_mean", ["lo", "hi"]]) == (0, 0)
     assert found.loc["same_top", "lo"] < 1  # other pieces may differ
-    dead = block(table().assign(nll_pruned=2000.0)).set_index("name")
+    dead = summarise(table().assign(nll_pruned=2000.0)).set_index("name")
     assert dead["value"]["perplexity_pruned"] == np.inf and np.isfinite(dead["value"]["nll_difference"])
