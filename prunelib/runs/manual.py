@@ -47,7 +47,7 @@ vocabulary: an alias, a hub id, a folder or a .gguf file. SPEC is what to do to 
 
 Intervals are 95 %, over clusters: the texts of a .jsonl, or the pieces of a single .txt; one cluster has none. Texts
 are read without chat template and cut every --window tokens, without overlap. Each piece is read alone, and its first
-token is given. A .jsonl has a field "text" in each row. Memory does not grow with the text.
+token is given. A .jsonl has a field "text" in each row. Of a token a few numbers are kept, whatever the vocabulary.
 
 examples:
   prunelib kl --against wanda:2:4
