@@ -68,9 +68,13 @@ def record(ch, answers: pd.DataFrame, chapter: str, claim: str) -> pd.DataFrame:
 def say(found: Found, chapter: str, claim: str) -> dict[str, str]:
     """The answer of a chapter whose claim has two parts: choice survives, and generation collapses."""
     keys = [f"{chapter}.{shares.CHOICE}", f"{chapter}.{shares.WRITTEN}"]
+    said = {
+        "kept": _kept(found, chapter, keys),
+        "uncorrected": _uncorrected(found, f"{chapter}.difference_uncorrected"),
+    }
     if not all(map(found.is_defined, keys)):
         why = found.show(f"{chapter}.undefined")
-        return {"answer": f"This run cannot tell. {why}", "why": why, "difference": ""}
+        return said | {"answer": f"This run cannot tell. {why}", "why": why, "difference": ""}
     choice, written = map(found.bracketed, keys)
     survives, collapses = (
         claims.judge(part, *_numbers(found.claims[claim]["parts"][part.name])) for part in claims.CLAIMS[claim].parts
@@ -94,13 +98,33 @@ def say(found: Found, chapter: str, claim: str) -> dict[str, str]:
         "the two shares are not told apart",
     )
     alone = f"Both at once are shown by {met} of the {models} models alone."
-    return {
+    return said | {
         "answer": f"{first} (it keeps {choice} of what it has above guessing, mean over {models} models), {link} "
         f"{second} (it keeps {written}). {alone}",
         "why": alone,
         "difference": f"On the same items {side}: the difference of the shares is "
         f"{found.show(f'{chapter}.difference')}.",
     }
+
+
+def _kept(found: Found, chapter: str, keys: list[str]) -> str:
+    """What is kept on average, of the read-outs that have a share to keep."""
+    of = ("multiple choice keeps {} of what it has above guessing", "generation keeps {} of its score")
+    parts = [text.format(found.show(key)) for text, key in zip(of, keys, strict=True) if found.is_defined(key)]
+    if not parts:
+        return ""
+    return f"Averaged over the {found.show(f'{chapter}.models')} models, {' and '.join(parts)}."
+
+
+def _uncorrected(found: Found, key: str) -> str:
+    """What guessing would do to the difference of the shares."""
+    if not found.is_defined(key):
+        return ""
+    return (
+        f"Without the correction for guessing the difference of the two shares would be {found.show(key)}: a model "
+        "that only guesses keeps a part of the plain multiple-choice score and nothing of generation, so that a dead model "
+        "would speak for the claim."
+    )
 
 
 def _numbers(entry) -> tuple[float, float, float]:

@@ -84,6 +84,7 @@ def memory(ratios, errors):
 def two_parts(choice, written):
     values = {"dropping.choice": around(choice), "dropping.generation": around(written),
               "dropping.difference": around(choice - written), "dropping.models": 4, "dropping.supported": 1,
+              "dropping.difference_uncorrected": around(choice - written + 0.1),
               "dropping.undefined": "Nothing is missing."}  # fmt: skip
     parts = {"choice kept": around(choice), "generation kept": around(written)}
     return scores.say(made(values, C8=parts), "dropping", "C8")
@@ -169,6 +170,12 @@ def test_what_a_run_does_not_decide_is_said_to_be_open():
     assert "which loses more is not told apart" in where(0.10, 0.15, 0.5, 0.5)["where"]  # their intervals overlap
     assert "no step from one to the next" in where(0.0, -0.2, 0.5, 0.5)["where"]
     assert "whether a choice keeps more than a text is not decided" in where(0.0, 0.1, 0.5, 0.5)["where"]
+    undefined = (None, None, None)
+    gone = {"dropping.choice": around(0.8), "dropping.generation": undefined, "dropping.models": 4,
+            "dropping.difference_uncorrected": undefined, "dropping.undefined": "Nothing is written."}  # fmt: skip
+    said = scores.say(made(gone), "dropping", "C8")
+    assert said["kept"].endswith("multiple choice keeps 0.800 (0.750–0.850) of what it has above guessing.")
+    assert said["answer"] == "This run cannot tell. Nothing is written." and said["uncorrected"] == ""
     nothing = made({"proxy.lost": (None, None, None)})
     assert sparsity.say(nothing)["proxy"].startswith("No number decides this run")
 
