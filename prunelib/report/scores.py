@@ -122,8 +122,8 @@ def _uncorrected(found: Found, key: str) -> str:
         return ""
     return (
         f"Without the correction for guessing the difference of the two shares would be {found.show(key)}: a model "
-        "that only guesses keeps a part of the plain multiple-choice score and nothing of generation, so that a dead model "
-        "would speak for the claim."
+        "that only guesses keeps a part of the plain multiple-choice score and nothing of generation, so that a dead "
+        "model would speak for the claim."
     )
 
 
