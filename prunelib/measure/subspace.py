@@ -45,8 +45,8 @@ def mass(z: Tensor, ids: Tensor) -> Tensor:
 def ranks(z: Tensor, ids: Tensor) -> Tensor:
     """Rank of each token ``ids`` ``[..., K]`` in z ``[..., V]``, from 1: one more than there are likelier tokens."""
     own = z.gather(-1, ids)
-    ordered = z.sort(-1).values.contiguous()
-    return z.shape[-1] - torch.searchsorted(ordered, own.contiguous(), right=True) + 1
+    likelier = [(z > own[..., k : k + 1]).sum(-1) for k in range(ids.shape[-1])]
+    return 1 + torch.stack(likelier, -1)
 
 
 def likeliest_others(z: Tensor, ids: Tensor, count: int) -> Tensor:
@@ -100,10 +100,11 @@ def movement(dense: Tensor, pruned: Tensor) -> tuple[Tensor, Tensor]:
 def by_band(dense: Tensor, values: Tensor) -> dict[str, Tensor]:
     """Mean of ``values`` ``[..., V]`` over the tokens of each of :data:`BANDS` in the dense logits, ``[...]`` each.
 
-    Of equal logits the first token ranks higher. NaN for a band that the vocabulary does not reach.
+    Several kinds of values of the same tokens stand in dimensions before those of ``dense``. Of equal logits the first
+    token ranks higher. NaN for a band that the vocabulary does not reach.
     """
     order = dense.double().sort(dim=-1, descending=True, stable=True).indices
-    ordered = values.double().gather(-1, order)
+    ordered = values.double().gather(-1, order.expand_as(values))
     return {name: ordered[..., first:last].mean(-1) for name, (first, last) in BANDS.items()}
 
 

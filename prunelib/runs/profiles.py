@@ -62,7 +62,7 @@ PROFILES = {
     ),
     "quick": Profile(
         prompts=32, new_tokens=32, layer_positions=8, calibration=16, calibration_tokens=64, synthetic=4, seeds=2,
-        option_passages=12, texts=12, passages=12,
+        option_passages=5, texts=12, passages=12,
         long_prompts=6, long_tokens=48, case_texts=2, documents=12, benchmark_items=16,
         seeded=("wanda:0.5", "sparsegpt:0.5"),
         sparse=("magnitude:0.5", "wanda:0.3", "wanda:0.5", "wanda:2:4", "sparsegpt:0.5"),

@@ -112,7 +112,8 @@ def test_a_common_shift_changes_nothing(pair):
 def test_bands_hold_every_token_once(pair):
     dense, pruned, _ = pair
     moved, centred = subspace.movement(dense, pruned)
-    found, also = subspace.by_band(dense, moved), subspace.by_band(dense, centred)
+    both = subspace.by_band(dense, torch.stack([moved, centred]))
+    found, also = ({name: mean[kind] for name, mean in both.items()} for kind in (0, 1))
     for i in range(len(dense)):
         z, w = dense[i].tolist(), pruned[i].tolist()
         p, q = softmax(z), softmax(w)

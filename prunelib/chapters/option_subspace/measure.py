@@ -105,6 +105,8 @@ def compare_item(z, w, ids, texts=None) -> dict:
     Gives the columns of :func:`options` that name no item, but ``ids`` for the dense model's likeliest tokens and
     ``choice_dense``, ``choice_pruned`` for the places of the chosen options.
     """
+    import torch
+
     from prunelib.measure import subspace
 
     own = texts or [subspace.restricted(one, ids) for one in (z, w)]
@@ -126,7 +128,7 @@ def compare_item(z, w, ids, texts=None) -> dict:
             f"q_{model}": weights.softmax(-1).tolist(),
         }
     row |= {"margin_dense": subspace.margin(own[0]).item() if len(own[0]) > 1 else float("nan"), "ids": top.tolist()}
-    for name, moved in zip(("logp", "z"), subspace.movement(z, w), strict=True):
-        row |= {f"{name}_{band}": mean.item() for band, mean in subspace.by_band(z, moved).items()}
-        row[f"{name}_options"] = moved[ids].mean().item()
+    moved = torch.stack(subspace.movement(z, w))
+    found = subspace.by_band(z, moved) | {"options": moved[:, ids].mean(-1)}
+    row |= {f"{name}_{band}": means[k].item() for band, means in found.items() for k, name in enumerate(("logp", "z"))}
     return row
