@@ -152,6 +152,7 @@ def test_values_and_the_claim_by_hand(ch):
     assert values["options.letter.close_minus_clear"]["value"] == pytest.approx(3 / 12)  # all flips are close ones
     shares = [values[f"options.letter.{part}_share"]["value"] for part in ("options", "between", "rest")]
     assert shares == pytest.approx([0.06, 0.1, 0.84])
+    assert values["options.chance"]["value"] == 0.5  # two names an item
     assert values["options.models"]["value"] == 2 and values["options.passages"]["value"] == 8
 
 
@@ -222,5 +223,5 @@ def test_zero_divergences_are_drawn(tmp_path):
 
 
 def test_tokens_are_shown_as_text():
-    assert drawings.tidy(" A") == "␣A" and "$" not in drawings.tidy("$x$") and drawings.tidy("\n") == "U+000A"
+    assert drawings.tidy(" A") == "␣A" and "$" not in drawings.tidy("$x$") and drawings.tidy("\n\t") == "↵U+0009"
     assert len(drawings.tidy("a" * 50)) == 14

@@ -162,7 +162,7 @@ CASES = {
     "options": (lambda: among_options(*STEADY), lambda: among_options(*SHAKEN),
                 "the options move less than everything", "the options do not move less than everything"),
     "no tail": (lambda: among_options(*STEADY), lambda: among_options(*SHAKEN),
-                "They lie beside the bulk", "they are no tail"),
+                "The letters lie beside the bulk", "The letters are no tail"),
     "control": (lambda: among_options(*STEADY), lambda: among_options(*SHAKEN),
                 "It is not the small number of tokens alone", "Options are not what makes it steady"),
     "decision": (lambda: among_options(*STEADY), lambda: among_options(*SHAKEN),
@@ -197,7 +197,7 @@ def test_what_a_run_does_not_decide_is_said_to_be_open():
     open_options = " ".join(among_options(1.0, 0.5, 1.0, 0.0, 1.0, 0.0).values())
     for said in (
         "Whether the letters move less",
-        "most of the distribution is not decided",
+        "Whether the letters are most of the",
         "are not told apart from as",
         "the first token are not told apart",
         "not told apart from the next token",

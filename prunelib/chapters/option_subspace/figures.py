@@ -85,7 +85,7 @@ def one_item(data: pd.DataFrame, style: Style) -> Drawn:
     caption = (
         f"**One item: among the dense model's likeliest tokens {changed}; the choice among the options {kept}.** "
         f"Question: {data['question'].iloc[0]} Left, the dense model's likeliest tokens with their probabilities under "
-        "both models; right, the options, renormalised. ␣ is a space. The item is the one with the median ratio of the "
+        "both models; right, the options, renormalised. ␣ is a space, ↵ a line break. The item is the one with the median ratio of the "
         f"two KL divergences under {names[-1]}, unless it was named."
     )
     listed = "; ".join(
@@ -96,8 +96,9 @@ def one_item(data: pd.DataFrame, style: Style) -> Drawn:
 
 
 def tidy(token: str) -> str:
-    """A token for an axis: spaces and controls visible, nothing that is read as a formula, at most 14 letters."""
-    shown = "".join("␣" if c == " " else c if " " < c < "ɐ" and c != "$" else f"U+{ord(c):04X}" for c in str(token))
+    """A token for an axis: spaces and line breaks visible, nothing that is read as a formula, at most 14 letters."""
+    seen = {" ": "␣", "\n": "↵"}
+    shown = "".join(seen.get(c, c if " " < c < "ɐ" and c != "$" else f"U+{ord(c):04X}") for c in str(token))
     return shown if len(shown) <= 14 else shown[:13] + "…"
 
 

@@ -131,6 +131,8 @@ def record(ch: Chapter, table: pd.DataFrame) -> None:
     """Record the values ``options.*``, claim C11 and the sentences of the page."""
     for name, column in (("items", "item_id"), ("passages", "passage_id"), ("models", "spec")):
         ch.value(f"options.{name}", table[column].nunique(), exact=True, fmt="d")
+    guessed = 1 / table.drop_duplicates("item_id")["names"].map(len)
+    ch.value("options.chance", guessed.mean(), exact=True, fmt=".0%")
     for readout in READOUTS:
         own = _flipped(table[table["readout"] == readout])
         where, name = own["passage_id"], f"options.{readout}"
@@ -219,10 +221,11 @@ def say(found: Found) -> dict[str, str]:
     mass, bound = found.show("options.letter.mass"), found.show("options.letter.bound", "plain")
     where = by_side(
         found.side("options.letter.mass", 0.5),
-        f"But they are no tail: they hold {mass} of the dense probability, and with that much of it the ratio cannot "
-        f"be above {bound} at the median item.",
-        f"They lie beside the bulk of the distribution: they hold {mass} of the dense probability.",
-        f"Whether they are most of the distribution is not decided: they hold {mass} of the dense probability.",
+        f"The letters are no tail: they hold {mass} of the dense probability (median), and with that much of it, "
+        f"arithmetic alone keeps the ratio at or below {bound} in half of the items.",
+        f"The letters lie beside the bulk of the distribution: they hold {mass} of the dense probability (median).",
+        f"Whether the letters are most of the distribution is not decided: they hold {mass} of the dense probability "
+        "(median).",
     )
     control = found.show("options.letter.control")
     special = by_side(
@@ -262,10 +265,9 @@ def say(found: Found) -> dict[str, str]:
     )
     top, own = found.show("options.letter.moved.top"), found.show("options.letter.moved.options")
     return {
-        "answer": f"{moved} {where}",
+        "answer": f"{moved} {where} {decision}",
         "where": where,
         "special": special,
-        "decision": decision,
         "texts": texts,
         "margin": by_margin,
         "moved": f"In log p, the options move by {own} nats on average, and the tokens of ranks 2 to 10 by {top}.",
