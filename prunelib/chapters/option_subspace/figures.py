@@ -85,8 +85,8 @@ def one_item(data: pd.DataFrame, style: Style) -> Drawn:
     caption = (
         f"**One item: among the dense model's likeliest tokens {changed}; the choice among the options {kept}.** "
         f"Question: {data['question'].iloc[0]} Left, the dense model's likeliest tokens with their probabilities under "
-        "both models; right, the options, renormalised. ␣ is a space, ↵ a line break. The item is the one with the median ratio of the "
-        f"two KL divergences under {names[-1]}, unless it was named."
+        "both models; right, the options, renormalised. ␣ is a space, ↵ a line break. The item is the one with the "
+        f"median ratio of the two KL divergences under {names[-1]}, unless it was named."
     )
     listed = "; ".join(
         f"{panel}, {tidy(r.token)}: {r.label} {number(r.p)}" for panel in panels
