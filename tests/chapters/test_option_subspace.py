@@ -216,6 +216,13 @@ def test_figures_as_they_are_printed(figure_id, column, tmp_path):
     assert not any(legend.overlaps(axis.get_window_extent()) for axis in drawn.fig.axes)
 
 
+@pytest.mark.parametrize("figure_id", DATA)
+def test_cards_can_be_published(figure_id, tmp_path):
+    load_figures("option-subspace")
+    figures.draw(figure_id, DATA[figure_id](made()), tmp_path, ABOUT)
+    assert figures.load_card(tmp_path, figure_id).readings is not None  # it holds to the schema of cards
+
+
 def test_zero_divergences_are_drawn(tmp_path):
     load_figures("option-subspace")
     card = figures.draw("fig-options-kl", page.divergences(made(ratio=0.0)), tmp_path, ABOUT)

@@ -2,6 +2,7 @@
 
 import pandas as pd
 import seaborn as sns
+from matplotlib.lines import Line2D
 
 from prunelib.report import looks
 from prunelib.report.figures import Drawn, figure
@@ -111,20 +112,21 @@ def tail(data: pd.DataFrame, style: Style) -> Drawn:
         "last rank": "rank of the least likely option",
     }
     fig, axes = style.subplots(height=2.9, ncols=len(panels), sharey=True)
+    shown: dict[str, Line2D] = {}
     for axis, (quantity, label) in zip(axes, panels.items(), strict=True):
         for name, look in looks.asked(style).items():
             for model, line, weight in (("dense", 0, 1.6), ("pruned", 1, 1.0)):
                 chosen = (data["quantity"] == quantity) & (data["readout"] == name) & (data["model"] == model)
                 rows = data[chosen].sort_values("share")
-                axis.plot(
-                    rows["value"], rows["share"], color=look["color"], ls=style.linestyles[line], lw=weight,
-                    marker=look["marker"], markevery=10, ms=3, label=f"{looks.ASKED[name]}, {model}",
-                )  # fmt: skip
+                drawn = {"color": look["color"], "ls": style.linestyles[line], "lw": weight, "marker": look["marker"]}
+                # The legend has handles of its own: a curve that rises upright has too many values at one place.
+                axis.plot(rows["value"], rows["share"], **drawn, markevery=10, ms=3)
+                shown[f"{looks.ASKED[name]}, {model}"] = Line2D([], [], **drawn, ms=3)
         if quantity != "mass":
             axis.set_xscale("log")
         axis.set(xlabel=label)
     axes[0].set_ylabel("share of items at or below")
-    style.legend(fig)
+    style.legend(fig, list(shown.values()), list(shown))
     middle = data[data["share"] == 0.5].set_index(["quantity", "readout", "model"])["value"]
     first = middle["first rank", "letter", "dense"]
     caption = (

@@ -259,9 +259,9 @@ def say(found: Found) -> dict[str, str]:
     )
     by_margin = by_side(
         found.side("options.letter.close_minus_clear", 0),
-        "Flips sit where the dense model was close to another choice.",
-        "Flips sit where the dense model's choice was clear.",
-        "Flips are not told to depend on the dense model's margin.",
+        "Choices flip more often where the dense model was close to another choice.",
+        "Choices flip more often where the dense model's choice was clear.",
+        "Whether choices flip more often at small dense margins is not decided.",
     )
     top, own = found.show("options.letter.moved.top"), found.show("options.letter.moved.options")
     return {
