@@ -10,7 +10,7 @@ import torch
 from matplotlib.text import Text
 from opened import open_chapter
 
-from prunelib.chapters import load_figures
+from prunelib.chapters import checks, load_figures
 from prunelib.chapters.option_subspace import figures as drawings
 from prunelib.chapters.option_subspace import measure, page
 from prunelib.errors import PrunelibError
@@ -20,7 +20,7 @@ from prunelib.report import figures, panels, style
 from prunelib.runs.tables import read_csv
 from prunelib.runs.zoo.models import compressed_model
 from prunelib.tasks import options, readouts
-from prunelib.tasks.items import Item
+from prunelib.tasks.items import Item, load_items
 
 SPECS = ["drop:attn:1", "magnitude:0.5"]
 ABOUT = {"model": {"name": "tiny"}, "notebook": "12-option-subspace"}
@@ -177,6 +177,17 @@ def test_one_item_is_chosen_by_rule_or_by_name():
         page.one_item(table, item="i99")
     with pytest.raises(PrunelibError, match="did not measure 'drop:mlp:8'"):
         page.one_item(table, "drop:mlp:8")
+
+
+def test_what_cannot_be_shown_is_found_before_anything_runs():
+    checks.check("option-subspace", {"shown": "drop:attn:8", "item": load_items()[0].id})
+    for given, said in (
+        ({"shown": "drop:attn:8,wanda:0.5"}, "shown takes one specification"),
+        ({"shown": "rtn:4:g64"}, "12-option-subspace takes"),
+        ({"item": "nothing"}, "there is no item 'nothing'"),
+    ):
+        with pytest.raises(PrunelibError, match=said):
+            checks.check("option-subspace", given)
 
 
 def test_flips_by_margin_and_quantiles_by_hand():
