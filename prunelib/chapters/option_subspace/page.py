@@ -149,9 +149,9 @@ def record(ch: Chapter, table: pd.DataFrame) -> None:
                 f"{name}.turn": median(own["options_one_minus_cos_p"], where, ch.seed),
                 f"{name}.whole_turn": median(own["whole_one_minus_cos_p"], where, ch.seed),
                 f"{name}.bound": median(1 / own["mass_dense"], where, ch.seed),
-                f"{name}.last_rank": median(own["last_rank_dense"], where, ch.seed),
             }
         )
+        ch.value(f"{name}.last_rank", *median(own["last_rank_dense"], where, ch.seed), fmt=".0f")
         clear = _groups(own[own["margin_dense"].notna()], 2) == 1
         ch.values(
             {
@@ -201,9 +201,11 @@ def _halves(own: pd.DataFrame, clear: pd.Series) -> Interval:
 
 
 def _part(own: pd.DataFrame, column: str) -> Interval:
-    """A part of the KL over the vocabulary, as a share of the sum over all rows."""
+    """A part of the KL over the vocabulary, as a share of the sum over all rows; NaN where nothing moved."""
     both = own[[column, "whole_kl_dense_pruned"]].to_numpy(dtype=float)
-    return stats.of_sums(both, own["passage_id"], lambda s: s[..., 0] / s[..., 1])
+    if not both[:, 1].sum() > 0:
+        return (float("nan"),) * 3
+    return tuple(float(end) for end in stats.share_of(stats.cluster_sums(both, own["passage_id"])))
 
 
 def say(found: Found) -> dict[str, str]:
