@@ -79,15 +79,12 @@ def one_item(data: pd.DataFrame, style: Style) -> Drawn:
     style.legend(fig)
     wide = data.pivot(index=["panel", "place"], columns="label", values="p")
     top, own = (wide.loc[panel] for panel in panels)
-    changed = (
-        "the first choice changes" if top[names[-1]].idxmax() != top[names[0]].idxmax() else "the first choice stays"
-    )
-    kept = "stays" if own[names[-1]].idxmax() == own[names[0]].idxmax() else "changes"
+    changed, kept = ("stays" if one[names[-1]].idxmax() == one[names[0]].idxmax() else "changes" for one in (top, own))
     caption = (
-        f"**One item: among the dense model's likeliest tokens the first choice {changed}; the choice among the options {kept}.** "
-        f"Question: {data['question'].iloc[0]} Left, the dense model's likeliest tokens with their probabilities under "
-        "both models; right, the options, renormalised. ␣ is a space, ↵ a line break. The item is the one with the "
-        f"median ratio of the two KL divergences under {names[-1]}, unless it was named."
+        f"**One item: among the dense model's likeliest tokens the first choice {changed}; the choice among the "
+        f"options {kept}.** Question: {data['question'].iloc[0]} Left, the dense model's likeliest tokens with their "
+        "probabilities under both models; right, the options, renormalised. ␣ is a space, ↵ a line break. The item is "
+        f"the one with the median ratio of the two KL divergences under {names[-1]}, unless it was named."
     )
     listed = "; ".join(
         f"{panel}, {tidy(r.token)}: {r.label} {number(r.p)}" for panel in panels

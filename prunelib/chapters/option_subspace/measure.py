@@ -83,8 +83,10 @@ def _rows(lm, items, questions, dense, pruned, readout: str) -> list[dict]:
 
     rows = []
     for i, (item, question) in enumerate(zip(items, questions, strict=True)):
-        with torch.inference_mode():
-            z, w = (lm.logits(said.states[i : i + 1])[0].double().cpu() for said in (dense, pruned))
+        if i % _TOGETHER == 0:  # the head is read from memory once for all of them
+            with torch.inference_mode():
+                logits = [lm.logits(said.states[i : i + _TOGETHER]) for said in (dense, pruned)]
+        z, w = (one[i % _TOGETHER].double().cpu() for one in logits)
         own = [torch.tensor(said.loglikelihoods[i], dtype=torch.float64) for said in (dense, pruned)]
         about = {"item_id": item.id, "passage_id": item.passage_id, "question": item.question, "readout": readout}
         row = compare_item(z, w, torch.tensor(question.first), own if readout == "text" else None)
@@ -96,6 +98,7 @@ def _rows(lm, items, questions, dense, pruned, readout: str) -> list[dict]:
 
 
 _MODELS = ("dense", "pruned")
+_TOGETHER = 32  # items whose logits are computed at a time
 
 
 def compare_item(z, w, ids, texts=None) -> dict:
