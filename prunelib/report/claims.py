@@ -217,10 +217,13 @@ CLAIMS: dict[str, Claim] = {
             "The probabilities of the answer options, taken among themselves, move less than the "
             "top of the whole distribution.",
             "Subspace analysis at the answer position",
-            "median over items of the KL divergence among the options divided by the KL "
-            "divergence over the whole vocabulary, at the answer position",
+            "KL(dense ‖ pruned) among the options' letters divided by the same over the whole vocabulary, at the "
+            "answer position; median over items and the compressed models of the chapter",
             "<",
             1.0,
+            "option-subspace",
+            figure="fig-options-kl",
+            why="where",
         ),
         Claim(
             "C12",

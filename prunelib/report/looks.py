@@ -1,13 +1,16 @@
 """What has which colour, marker and line style: the same thing looks the same in every figure of the book.
 
 Six hues are fewer than the things of the book. Things of one kind (:func:`sublayers`, :func:`readouts`,
-:func:`lenses`, :func:`sides`) never share a look, and no figure shows two kinds whose looks meet.
+:func:`lenses`, :func:`asked`, :func:`subsets`, :func:`sides`) never share a look, and no figure shows two kinds whose
+looks meet.
 """
 
 from prunelib.report.style import Style
 
 READOUTS = {"choice": "multiple choice", "forced": "next token, true answer so far", "generation": "generation"}
 LENSES = {"raw": "raw lens Wh", "normed": "normed lens W ln(h)"}
+ASKED = {"letter": "asked by letter", "text": "asked by whole text"}
+SUBSETS = {"whole": "whole vocabulary", "options": "the options", "others": "as many likely others"}
 SPACES = {"h": "hidden state h", "z": "logits z", "p": "probabilities p"}
 
 
@@ -43,6 +46,23 @@ def spaces(style: Style) -> dict[str, dict]:
         "h": _look(style, "green", "^", 2),
         "z": _look(style, "blue", "o", 0),
         "p": _look(style, "vermillion", "s", 1),
+    }
+
+
+def asked(style: Style) -> dict[str, dict]:
+    """How a multiple-choice item gives its options; named by :data:`ASKED`."""
+    return {
+        "letter": _look(style, "blue", "o", 0),
+        "text": _look(style, "purple", "D", 1),
+    }
+
+
+def subsets(style: Style) -> dict[str, dict]:
+    """Over which tokens two distributions are compared; named by :data:`SUBSETS`."""
+    return {
+        "whole": _look(style, "vermillion", "s", 1),
+        "options": _look(style, "blue", "o", 0),
+        "others": _look(style, "green", "^", 2),
     }
 
 

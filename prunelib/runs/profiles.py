@@ -27,6 +27,7 @@ class Profile:
     seeds: int = _about("calibration seeds, the run's own and those after it")
     texts: int = _about("held-out texts whose perplexity is measured")
     passages: int = _about("passages of the task items, three questions each")
+    option_passages: int = _about("passages of those at whose answer position whole distributions are compared")
     long_prompts: int = _about("prompts of longer texts")
     long_tokens: int = _about("tokens of each longer text")
     case_texts: int = _about("prompts whose texts the case study shows")
@@ -51,7 +52,8 @@ class Profile:
 PROFILES = {
     "smoke": Profile(
         prompts=4, new_tokens=8, layer_positions=2, calibration=2, calibration_tokens=64, synthetic=1, seeds=2,
-        texts=6, passages=4, long_prompts=3, long_tokens=24, case_texts=1, documents=8, benchmark_items=2,
+        option_passages=2, texts=6, passages=4,
+        long_prompts=3, long_tokens=24, case_texts=1, documents=8, benchmark_items=2,
         seeded=("wanda:0.5", "sparsegpt:0.5"),
         sparse=("wanda:0.5", "wanda:2:4"),
         lettered=("dense", "drop", "sparsify"),
@@ -60,7 +62,8 @@ PROFILES = {
     ),
     "quick": Profile(
         prompts=32, new_tokens=32, layer_positions=8, calibration=16, calibration_tokens=64, synthetic=4, seeds=2,
-        texts=12, passages=12, long_prompts=6, long_tokens=48, case_texts=2, documents=12, benchmark_items=16,
+        option_passages=5, texts=12, passages=12,
+        long_prompts=6, long_tokens=48, case_texts=2, documents=12, benchmark_items=16,
         seeded=("wanda:0.5", "sparsegpt:0.5"),
         sparse=("magnitude:0.5", "wanda:0.3", "wanda:0.5", "wanda:2:4", "sparsegpt:0.5"),
         lettered=(),  # a third of the time of an item
@@ -69,7 +72,8 @@ PROFILES = {
     ),
     "full": Profile(
         prompts=40, new_tokens=64, layer_positions=16, calibration=64, calibration_tokens=64, synthetic=8, seeds=3,
-        texts=40, passages=60, long_prompts=40, long_tokens=96, case_texts=8, documents=60, benchmark_items=32,
+        option_passages=60, texts=40, passages=60,
+        long_prompts=40, long_tokens=96, case_texts=8, documents=60, benchmark_items=32,
         seeded=("wanda:0.5", "wanda:2:4", "sparsegpt:0.5", "sparsegpt:2:4"),
         sparse=tuple(f"{name}:{pattern}" for name in ("magnitude", "wanda", "sparsegpt")
                      for pattern in ("0.3", "0.5", "0.7", "2:4", "4:8")),

@@ -8,6 +8,7 @@ from prunelib.chapters.dropping_layers import readouts
 from prunelib.chapters.layerwise import page as layerwise
 from prunelib.chapters.lm_head import page as lm_head
 from prunelib.chapters.methods import page as methods
+from prunelib.chapters.option_subspace import page as options
 from prunelib.chapters.retrieval import page as retrieval
 from prunelib.chapters.sparsity import page as sparsity
 from prunelib.chapters.theory_meets_measurement import page as middle
@@ -107,6 +108,18 @@ def embedding(quarter, without):
     return retrieval.say(made(values, C10=around(quarter)))
 
 
+def among_options(ratio, mass, control, steadier, by_text, by_margin):
+    values = {f"options.letter.{name}": around(number) for name, number in (
+        ("ratio", ratio), ("mass", mass), ("control", control), ("steadier", steadier),
+        ("close_minus_clear", by_margin), ("bound", 1 / mass), ("flips", 0.3), ("changed", 0.4),
+        ("moved.top", 0.5), ("moved.options", 0.2))}  # fmt: skip
+    values |= {"options.text.ratio": around(by_text), "options.text.flips": around(0.3)}
+    return options.say(made(values, C11=around(ratio)))
+
+
+STEADY, SHAKEN = (0.4, 0.2, 0.5, 0.3, 0.5, 0.3), (1.6, 0.8, 1.5, -0.3, 1.5, -0.3)
+
+
 def texts(first, last):
     rows = [(label, "p", i, p) for label, ps in (("dense", [0.8] * 6), ("Drop-4M", [first] * 3 + [last] * 3))
             for i, p in enumerate(ps)]  # fmt: skip
@@ -146,6 +159,18 @@ CASES = {
                "The encoder survives", "does not survive"),
     "attention": (lambda: embedding(0.97, 0.8), lambda: embedding(0.3, 0.1),
                "does not need the dropped", "needs the dropped"),
+    "options": (lambda: among_options(*STEADY), lambda: among_options(*SHAKEN),
+                "the options move less than everything", "the options do not move less than everything"),
+    "no tail": (lambda: among_options(*STEADY), lambda: among_options(*SHAKEN),
+                "The letters lie beside the bulk", "The letters are no tail"),
+    "control": (lambda: among_options(*STEADY), lambda: among_options(*SHAKEN),
+                "It is not the small number of tokens alone", "Options are not what makes it steady"),
+    "decision": (lambda: among_options(*STEADY), lambda: among_options(*SHAKEN),
+                "is steadier than the first token", "is less steady than the first token"),
+    "option texts": (lambda: among_options(*STEADY), lambda: among_options(*SHAKEN),
+                "As whole texts, too, the options move less", "As whole texts the options move more"),
+    "margin": (lambda: among_options(*STEADY), lambda: among_options(*SHAKEN),
+                "dense model was close to another choice", "choice was clear"),
     "strays": (lambda: texts(0.1, 0.1), lambda: texts(0.7, 0.7), "Less than half of that has", "No other model writes"),
     "loops": (lambda: texts(0.2, 0.9), lambda: texts(0.2, 0.2),
                "Drop-4M write what becomes likelier", "No text becomes"),
@@ -169,6 +194,16 @@ def test_what_a_run_does_not_decide_is_said_to_be_open():
     assert "which loses more is not told apart" in where(0.10, 0.15, 0.5, 0.5)["where"]  # their intervals overlap
     assert "no step from one to the next" in where(0.0, -0.2, 0.5, 0.5)["where"]
     assert "whether a choice keeps more than a text is not decided" in where(0.0, 0.1, 0.5, 0.5)["where"]
+    open_options = " ".join(among_options(1.0, 0.5, 1.0, 0.0, 1.0, 0.0).values())
+    for said in (
+        "Whether the letters move less",
+        "Whether the letters are most of the",
+        "are not told apart from as",
+        "the first token are not told apart",
+        "not told apart from the next token",
+        "at small dense margins is not decided",
+    ):
+        assert said in open_options  # fmt: skip
     nothing = made({"proxy.lost": (None, None, None)})
     assert sparsity.say(nothing)["proxy"].startswith("No number decides this run")
 
