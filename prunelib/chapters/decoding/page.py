@@ -6,7 +6,7 @@ from prunelib.chapters.chapter import Chapter
 from prunelib.chapters.decoding.measure import pruned
 from prunelib.measure import rollouts
 from prunelib.report import facts
-from prunelib.report.sentences import Found, by_verdict, listed
+from prunelib.report.sentences import Found, by_side, by_verdict, listed
 
 
 def by_model(ch: Chapter, table: pd.DataFrame) -> pd.DataFrame:
@@ -107,12 +107,21 @@ def say(found: Found) -> dict[str, str]:
         else f"The law of this chapter foretells how long free texts agree for {holds} of {models} models; it fails "
         f"for {outside}."
     )
-    return {
-        "answer": f"{answer} {law}",
-        "law": law,
-        "why": f"Of the two parts, the first asks of position alone: on the dense "
-        f"text, where nothing can compound, the same ratio is {found.show('decoding.rise_direct')}.",
-    }
+    history = found.show("decoding.history")
+    free = by_side(
+        found.side("decoding.history", 0.5),
+        f"A step-by-step comparison of free texts, as in the paper's figure, shows mostly that the texts differ: the "
+        f"history makes {history} of it.",
+        f"A step-by-step comparison of free texts, as in the paper's figure, shows mostly what the models differ in: "
+        f"the history makes {history} of it.",
+        f"A step-by-step comparison of free texts, as in the paper's figure, mixes both: the history makes {history} "
+        "of it, neither clearly more nor clearly less than half.",
+    )
+    why = (
+        "The first part alone may be an effect of position: on the dense text, where nothing can compound, the same "
+        f"ratio is {found.show('decoding.rise_direct')}."
+    )
+    return {"answer": f"{answer} {law}", "law": law, "free": free, "why": why}
 
 
 def _more(found: Found, key: str) -> str:
