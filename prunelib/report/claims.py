@@ -229,10 +229,14 @@ CLAIMS: dict[str, Claim] = {
             "C12",
             "Errors compound over decoding steps.",
             "Step-by-step decoding figure (fig:decoding)",
-            "mean KL(dense ‖ pruned) in the last quarter of the decoding steps divided by its mean "
-            "in the first quarter, each model reading its own text",
-            ">",
-            1.0,
+            "along texts that the pruned models of the chapter draw at T = 1, geometric mean over the models",
+            parts=(
+                Part("rise", "KL(dense ‖ pruned) a token, last quarter of the steps over the first", ">", 1.0),
+                Part("excess", "the same KL there over that along dense texts, minus 1", ">", 0.0),
+            ),
+            chapter="decoding",
+            figure="fig-decoding-steps",
+            why="why",
         ),
         Claim(
             "C13",

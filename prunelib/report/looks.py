@@ -11,6 +11,12 @@ READOUTS = {"choice": "multiple choice", "forced": "next token, true answer so f
 LENSES = {"raw": "raw lens Wh", "normed": "normed lens W ln(h)"}
 ASKED = {"letter": "asked by letter", "text": "asked by whole text"}
 SUBSETS = {"whole": "whole vocabulary", "options": "the options", "others": "as many likely others"}
+TRAJECTORIES = {
+    "direct": "both on the dense text",
+    "own": "both on the pruned text",
+    "free": "each on its own text",
+    "history": "the dense model on both texts",
+}
 SPACES = {"h": "hidden state h", "z": "logits z", "p": "probabilities p"}
 
 
@@ -72,6 +78,16 @@ def sides(style: Style) -> dict[str, dict]:
         "measured": _look(style, "blue", "o", 0),
         "estimated": _look(style, "vermillion", "s", 1),
         "chance": _look(style, "green", "^", 2),
+    }
+
+
+def trajectories(style: Style) -> dict[str, dict]:
+    """Which text the models read; named by :data:`TRAJECTORIES`."""
+    return {
+        "direct": _look(style, "blue", "o", 0),
+        "own": _look(style, "vermillion", "s", 1),
+        "free": {"color": style.foreground, "marker": "D", "ls": style.linestyles[3]},
+        "history": _look(style, "green", "^", 2),
     }
 
 

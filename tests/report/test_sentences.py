@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from prunelib.chapters.case_study import page as case_study
+from prunelib.chapters.decoding import page as decoding
 from prunelib.chapters.dropping_layers import readouts
 from prunelib.chapters.layerwise import page as layerwise
 from prunelib.chapters.lm_head import page as lm_head
@@ -126,7 +127,18 @@ def texts(first, last):
     return case_study.say(pd.DataFrame(rows, columns=["label", "prompt_id", "position", "p_dense"]))
 
 
+def steps(rise, excess, history, outside="none"):
+    values = {"decoding.rise": around(rise), "decoding.excess": around(excess), "decoding.rise_direct": around(1.0),
+              "decoding.history": around(history), "decoding.outside": outside, "decoding.law_models": 3,
+              "decoding.law_holds": 3 if outside == "none" else 2}  # fmt: skip
+    return decoding.say(made(values, C12={"rise": around(rise), "excess": around(excess)}))
+
+
 CASES = {
+    "compounding": (lambda: steps(2, 0.5, 0.8), lambda: steps(0.8, -0.2, 0.2), "Errors compound", "do not compound"),
+    "own text": (lambda: steps(2, 0.5, 0.8), lambda: steps(0.8, -0.2, 0.2), "larger than along", "smaller than along"),
+    "free": (lambda: steps(2, 0.5, 0.8), lambda: steps(0.8, -0.2, 0.2), "that the texts differ", "models differ in"),
+    "law": (lambda: steps(2, 0.5, 0.8), lambda: steps(2, 0.5, 0.8, "Drop-8A"), "for all 3 models", "fails for Drop-8A"),
     "theorem": (lambda: theorem(1.1, 1.1), lambda: theorem(3, 3), "predicts within", "does not predict"),
     "head": (lambda: head(0.6, 0.7), lambda: head(1.4, 1.3), "The head shrinks", "The head does not shrink"),
     "gain": (lambda: head(0.6, 0.7), lambda: head(1.4, 1.3), "less than the state", "more than the state"),
@@ -187,6 +199,7 @@ def test_a_reversed_finding_is_not_claimed(name):
 
 def test_what_a_run_does_not_decide_is_said_to_be_open():
     assert "is not decided" in theorem(2, 2)["answer"]
+    assert "Whether errors compound" in steps(1, 0.0, 0.5)["answer"] and "mixes both" in steps(1, 0.0, 0.5)["free"]
     assert "the lenses disagree" in layers(0.0, 0.8, 0.5, 1, 0.5)["amplifies"]
     assert "is not told apart" in layers(0.0, 0.8, 0.5, 1, 0.5)["temperature"]
     assert "Whether multiple choice survives is not decided" in two_parts(0.5, 0.5)["answer"]
