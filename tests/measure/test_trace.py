@@ -60,6 +60,7 @@ def reference(z_dense, z_pruned, t):
         "entropy_dense": -(p * log_p).sum(-1),
         "pmax_dense": p.amax(-1),
         "top1_same": (z.argmax(-1) == (z + dz).argmax(-1)).double(),
+        "norm_p": p.norm(dim=-1),
     }
 
 
