@@ -9,6 +9,12 @@ from prunelib.report.style import Style
 READOUTS = {"choice": "multiple choice", "forced": "next token, true answer so far", "generation": "generation"}
 LENSES = {"raw": "raw lens Wh", "normed": "normed lens W ln(h)"}
 SPACES = {"h": "hidden state h", "z": "logits z", "p": "probabilities p"}
+DEVIATIONS = {
+    "one_minus_cos_p": "1 − cos p",
+    "kl_dense_pruned": "KL(dense ‖ pruned)",
+    "kl_pruned_dense": "KL(pruned ‖ dense)",
+    "norm_dp": "‖Δp‖₂",
+}
 
 
 def sublayers(style: Style) -> dict[str, dict]:
@@ -44,6 +50,19 @@ def spaces(style: Style) -> dict[str, dict]:
         "z": _look(style, "blue", "o", 0),
         "p": _look(style, "vermillion", "s", 1),
     }
+
+
+def confidence(style: Style) -> dict[str, dict]:
+    """How sure the dense model is of a token, from least to most (``prunelib.measure.temperature.BANDS``), and all."""
+    bands = ("below 0.2", "0.2 to 0.5", "0.5 to 0.9", "above 0.9")
+    hues, marks = ("green", "blue", "purple", "vermillion"), ("^", "o", "D", "s")
+    made = {band: _look(style, hue, mark, i) for i, (band, hue, mark) in enumerate(zip(bands, hues, marks, strict=True))}
+    return made | {"all": {"color": style.foreground, "marker": "P", "ls": style.linestyles[4]}}
+
+
+def tops(style: Style) -> dict[str, dict]:
+    """Whether the dense model's top token stays the top of the pruned model."""
+    return {"kept": _look(style, "blue", "o", 0), "overtaken": _look(style, "vermillion", "s", 1)}
 
 
 def sides(style: Style) -> dict[str, dict]:
