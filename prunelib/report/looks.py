@@ -54,10 +54,13 @@ def spaces(style: Style) -> dict[str, dict]:
 
 def confidence(style: Style) -> dict[str, dict]:
     """How sure the dense model is of a token, from least to most (``prunelib.measure.temperature.BANDS``), and all."""
-    bands = ("below 0.2", "0.2 to 0.5", "0.5 to 0.9", "above 0.9")
-    hues, marks = ("green", "blue", "purple", "vermillion"), ("^", "o", "D", "s")
-    made = {band: _look(style, hue, mark, i) for i, (band, hue, mark) in enumerate(zip(bands, hues, marks, strict=True))}
-    return made | {"all": {"color": style.foreground, "marker": "P", "ls": style.linestyles[4]}}
+    return {
+        "below 0.2": _look(style, "green", "^", 0),
+        "0.2 to 0.5": _look(style, "blue", "o", 1),
+        "0.5 to 0.9": _look(style, "purple", "D", 2),
+        "above 0.9": _look(style, "vermillion", "s", 3),
+        "all": {"color": style.foreground, "marker": "P", "ls": style.linestyles[4]},
+    }
 
 
 def tops(style: Style) -> dict[str, dict]:

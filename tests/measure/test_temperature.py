@@ -1,5 +1,7 @@
 """Along the temperature: limits, bounds, bands and peaks against plain float64 computation."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -100,8 +102,8 @@ def adversarial():
 
 
 def test_no_pair_moves_further_than_either_bound():
-    tried = [(*logits(seed, rows=20, spread=s, step=d), t) for seed, s, d, t in
-             [(i, s, d, t) for i, s in enumerate((0.01, 1.0, 30.0)) for d in (1e-3, 1.0, 30.0) for t in along.GRID]]
+    sizes = itertools.product((0.01, 1.0, 30.0), (1e-3, 1.0, 30.0), along.GRID)
+    tried = [(*logits(seed, rows=20, spread=s, step=d), t) for seed, (s, d, t) in enumerate(sizes)]
     for z, dz, t in [*tried, *adversarial()]:
         moved = along.sweep(z, dz, (t,))["norm_dp"][..., 0]
         length = (dz - dz.mean(-1, keepdim=True)).norm(dim=-1)

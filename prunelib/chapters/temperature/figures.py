@@ -34,7 +34,7 @@ def _label(band: str) -> str:
     return "all tokens" if band == "all" else f"largest probability {band}"
 
 
-@figure("fig-heat-regimes", "A lower temperature sorts the tokens")
+@figure("fig-heat-regimes", "The mean change against temperature, by confidence and by top token")
 def regimes(data: pd.DataFrame, style: Style) -> Drawn:
     """Mean 1 − cos p against T by confidence of the dense model, for kept, overtaken and all tokens."""
     fig, axes = style.subplots(height=4.8, nrows=2, ncols=3, sharex=True, sharey=True)
@@ -63,9 +63,10 @@ def regimes(data: pd.DataFrame, style: Style) -> Drawn:
     overtaken = counts.get("overtaken", 0) / counts["all tokens"]
     caption = (
         f"**From $T = 1$ down to $T = {low:g}$ the mean of $1-\\cos p$ changes {times['kept', 'attn']} (attention "
-        f"dropped) and {times['kept', 'mlp']} (MLP dropped) where the top token is kept, {times['overtaken', 'attn']} and "
-        f"{times['overtaken', 'mlp']} where it is overtaken, at {overtaken:.1%} of the points.** {_WHERE}; curves by the "
-        "dense model's largest probability at $T = 1$. Shading: 95 % interval over prompts of the mean over all tokens. "
+        f"dropped) and {times['kept', 'mlp']} (MLP dropped) where the top token is kept, "
+        f"{times['overtaken', 'attn']} and {times['overtaken', 'mlp']} where it is overtaken, at {overtaken:.1%} of the "
+        f"points.** {_WHERE}; curves by the dense model's largest probability at $T = 1$. Shading: 95 % interval over "
+        "prompts of the mean over all tokens. "
         f"Groups of fewer than {FEW} points are not drawn, values below {_LOW:g} lie below the frame."
     )
     listed = "; ".join(f"{sublayer_name(s)}, {titles[t]}: {times[t, s]}" for t, s in times)
@@ -106,15 +107,15 @@ def amplification(data: pd.DataFrame, style: Style) -> Drawn:
     shares = {b: means.loc[b, "above"] / means.loc[b, "points"] for b in looks.confidence(style) if b in means.index}
     said = "; ".join(f"{band}: {share:.0%}" for band, share in shares.items())
     caption = (
-        "**At $T = 1$ softmax turns the probabilities further than the logits at these shares of the points, by the dense "
-        f"model's largest probability: {said}.** {_WHERE}. Above: median and quartiles of the ratio; the line marks 1. "
+        "**At $T = 1$ softmax turns the probabilities further than the logits at these shares of the points, by the "
+        f"dense model's largest probability: {said}.** {_WHERE}. Above: median and quartiles of the ratio; the line marks 1. "
         "Below: share of points above 1 with its 95 % interval over prompts. The groups are those of $T = 1$ at every "
         "temperature; ratios below 0.001 lie below the frame."
     )
     return Drawn(fig, caption, f"Charts against T by confidence. Share of points above 1 at T=1, {said}.")
 
 
-@figure("fig-heat-absolute", "In absolute size softmax stays far below its bounds")
+@figure("fig-heat-absolute", "The absolute size of the change, and its bounds")
 def absolute(data: pd.DataFrame, style: Style) -> Drawn:
     """‖Δp‖₂/‖Δz‖₂ against T, and the share used of the ½-Lipschitz bound and of the bound in the range."""
     fig, axes = style.subplots(height=3.0, ncols=3, sharex=True)
@@ -141,10 +142,10 @@ def absolute(data: pd.DataFrame, style: Style) -> Drawn:
     most = {q: data.loc[data["quantity"] == q, "max"].max() for q in titles}
     one = data[data["temperature"] == 1].groupby("quantity")["median"].mean()
     caption = (
-        f"**Of what the ½-Lipschitz bound allows, a median point uses {one['lipschitz']:.2g} at $T = 1$, and no point at "
-        f"any temperature more than {most['lipschitz']:.2g}; of the bound by the range $R$ of $\\Delta z$ {one['range']:.2g} "
-        f"and {most['range']:.2g}.** {_WHERE}; $\\Delta z$ without its mean. Left: length of $\\Delta p$ over length of "
-        f"$\\Delta z$, at most {most['gain']:.2g}."
+        f"**Of what the ½-Lipschitz bound allows, a median point uses {one['lipschitz']:.2g} at $T = 1$, and no point "
+        f"at any temperature more than {most['lipschitz']:.2g}; of the bound by the range $R$ of $\\Delta z$ "
+        f"{one['range']:.2g} and {most['range']:.2g}.** {_WHERE}; $\\Delta z$ without its mean. Left: length of "
+        f"$\\Delta p$ over length of $\\Delta z$, at most {most['gain']:.2g}."
     )
     listed = "; ".join(f"{title}: median at T=1 {one[q]:.2g}, largest {most[q]:.2g}" for q, title in titles.items())
     return Drawn(fig, caption, f"Log-log charts against T. {listed}.")
@@ -168,8 +169,7 @@ def peaks(data: pd.DataFrame, style: Style) -> Drawn:
                 bar.set(hatch=hatch, edgecolor=style.page, lw=0)
         axis.set(title=title, xlabel="temperature of the peak", ylabel="share of points")
         axis.grid(visible=False, axis="x")
-        if style.column:  # every other number, so that they do not touch
-            axis.set_xticks(range(0, len(names), 2), names[::2])
+        axis.set_xticks(range(1, len(names), 2), names[1::2])  # every other number: they would touch
         share = data[data["quantity"] == quantity].groupby("peak")["share"].sum().cumsum()
         medians[title] = share.index[int((share >= 0.5).argmax())]
     patches = [
@@ -205,9 +205,8 @@ def theorems(data: pd.DataFrame, style: Style) -> Drawn:
             )
             axis.plot(t, rows["mean"], label="measured", **sides["measured"])
             axis.plot(t, rows["estimate"], label="estimated", **sides["estimated"])
-            _along(axis, yscale="log", title=f"{sublayer_name(sublayer)}: {title}")
-    for row in axes:
-        row[0].set_ylabel("mean over points")
+            _along(axis, yscale="log", title=title)
+        row[0].set_ylabel(f"mean, {sublayer_name(sublayer)} dropped")
     style.legend(fig)
     low, high = _ends(data)
     factor = data.groupby(["quantity", "temperature"])["factor"].mean()
@@ -226,4 +225,5 @@ def _held(data: pd.DataFrame) -> str:
     if least == 1:
         return "The proven intervals hold at every point and temperature."
     worst = data.loc[data["inside"].idxmin()]
-    return f"The proven intervals hold at {least:.2%} of the points at $T = {worst['temperature']:g}$, and at more elsewhere."
+    at = f"{least:.2%} of the points at $T = {worst['temperature']:g}$"
+    return f"The proven intervals hold at {at}, and at more elsewhere."

@@ -31,7 +31,8 @@ def points(run: Run, lens: str = "normed") -> pd.DataFrame:
 def regimes(rows: pd.DataFrame) -> pd.DataFrame:
     """Mean 1 − cos p by temperature: ``sublayer, top, band, temperature``, the columns of ``bands``, and ``points``.
 
-    ``top`` is kept, overtaken or :data:`ALL`, ``band`` a band of confidence or "all"; groups without points are missing.
+    ``top`` is kept, overtaken or :data:`ALL`, ``band`` a band of confidence or "all"; groups without points are
+    missing.
     """
     pieces = []
     for top, some in (*rows.groupby("top"), (ALL, rows)):

@@ -1,4 +1,4 @@
-"""What the page on temperature records, and what it says: where softmax amplifies, what C7 hangs on, what bounds hold."""
+"""What the page on temperature records and says: where softmax amplifies, what C7 hangs on, which bounds hold."""
 
 from collections.abc import Callable
 
@@ -61,7 +61,7 @@ def _above_one(rows: pd.DataFrame) -> tuple:
 
 
 def _record_angle(ch: Chapter, rows: pd.DataFrame) -> None:
-    """Shares of points that softmax amplifies: by band and lens at T = 1, and of all points at the ends of the sweep."""
+    """Shares of points that softmax amplifies: by band and lens at T = 1, and of all at the ends of the sweep."""
     for lens in LENSES:
         part = rows if lens == "normed" else measure.points(ch, lens)
         part = part[(part["temperature"] == 1.0) & part["amplification"].notna()]
@@ -176,14 +176,14 @@ def _angle(found: Found) -> str:
         name = f"heat.normed.{key}.share"
         if found.is_defined(name):
             groups[found.side(name, 0.5)].append(f"{band} ({found.bracketed(name)})")
-    more, fewer, open_ = groups[1], groups[-1], groups[0]
+    more, fewer, undecided = groups[1], groups[-1], groups[0]
     said = []
     if more:
         said.append(f"at most points where the dense model's largest probability is {listed(more)}")
     if fewer:
-        said.append(f"at fewer than half of them where it is {listed(fewer)}")
-    if open_:
-        said.append(f"at about half of them where it is {listed(open_)}")
+        said.append(f"at fewer than half where it is {listed(fewer)}")
+    if undecided:
+        said.append(f"at a share not told apart from half where it is {listed(undecided)}")
     if not said:
         return "No group of points is large enough to say where softmax amplifies."
     return f"At T = 1 softmax turns the probabilities further than the logits {', '.join(said)}."
@@ -196,16 +196,16 @@ def _sorts(found: Found) -> str:
     for top in along.TOPS:
         name = f"heat.{top}.low_ratio"
         if not found.is_defined(name):
-            said.append(f"of {top} top tokens there are too few to say")
+            said.append(f"is not defined where the top token is {top} (too few points)")
             continue
         sides[top] = found.side(name, 1.0)
         moves = by_side(sides[top], "rises", "falls", "is not told apart from what it was")
-        said.append(f"the mean of 1 − cos p {moves} where the top token is {top} ({found.bracketed(name)} times)")
-    first = f"Cooled from T = 1 to {low}, {' and '.join(said)}"
+        said.append(f"{moves} where the top token is {top} (to {found.bracketed(name)} of its value)")
+    first = f"Cooled from T = 1 to {low}, the mean of 1 − cos p {' and '.join(said)}"
     if (sides.get("kept"), sides.get("overtaken")) == (-1, 1):
         points = found.bracketed("heat.kept.points")
-        return f"{first}: cooling sorts the tokens, and the top token is kept at {points} of the points."
-    return f"{first}: cooling does not sort the tokens by what becomes of their top token."
+        return f"{first}: cooling sorts the points. The top token is kept at {points} of them."
+    return f"{first}: cooling does not sort the points by what becomes of their top token."
 
 
 def _mean(found: Found) -> str:
@@ -269,12 +269,15 @@ def _peaks(found: Found) -> str:
         if not found.is_defined(key):
             said.append(f"{name} has no peak that is told from rounding.")
             continue
-        where = by_side(found.side(key, 1.0), "above T = 1", "below T = 1", "at about T = 1")
-        sentence = f"{name} of a median point is largest {where} (at {found.bracketed(key)})"
+        where = by_side(found.side(key, 1.0), "above T = 1", "below T = 1", "at a temperature not told apart from 1")
+        sentence = f"{name} of the median point is largest {where} ({found.bracketed(key)})"
         cold = {top: f"{key}.{top}_cold" for top in along.TOPS}
         if all(map(found.is_defined, cold.values())):
-            shares = [found.bracketed(cold[top]) for top in along.TOPS]
-            sentence += f"; at the lowest temperature it is for {shares[0]} of the kept and {shares[1]} of the overtaken"
+            shares = [found.show(cold[top]) for top in along.TOPS]
+            sentence += (
+                f"; of points with a kept top token {shares[0]} have their peak at the lowest temperature, of those "
+                f"with an overtaken one {shares[1]}"
+            )
         said.append(f"{sentence}.")
     return " ".join(said)
 
@@ -295,9 +298,9 @@ def _theorems(found: Found) -> str:
         worse = int(cold[0] > hot[1]) - int(cold[1] < hot[0])
         where = by_side(worse, "is further off cold than hot", "is further off hot than cold",
                         "is off cold about as far as hot")  # fmt: skip
-        numbers = [found.bracketed(name) for name in ends.values()]
+        numbers = [found.show(key) for key in ends.values()]
         said.append(
             f"The estimate of {name} {where}: typically by a factor of {numbers[0]} at T = {found.show('heat.low')}, "
-            f"{numbers[1]} at T = 1, {numbers[2]} at T = {found.show('heat.high')}."
+            f"{numbers[1]} at T = 1, and {numbers[2]} at T = {found.show('heat.high')}."
         )
     return " ".join([holds, *said])
