@@ -64,9 +64,9 @@ def regimes(data: pd.DataFrame, style: Style) -> Drawn:
     caption = (
         f"**From $T = 1$ down to $T = {low:g}$ the mean of $1-\\cos p$ changes {times['kept', 'attn']} (attention "
         f"dropped) and {times['kept', 'mlp']} (MLP dropped) where the top token is kept, "
-        f"{times['overtaken', 'attn']} and {times['overtaken', 'mlp']} where it is overtaken, at {overtaken:.1%} of the "
-        f"points.** {_WHERE}; curves by the dense model's largest probability at $T = 1$. Shading: 95 % interval over "
-        "prompts of the mean over all tokens. "
+        f"{times['overtaken', 'attn']} and {times['overtaken', 'mlp']} where it is overtaken, at {overtaken:.1%} of "
+        f"the points.** {_WHERE}; curves by the dense model's largest probability at $T = 1$. Shading: 95 % interval "
+        "over prompts of the mean over all tokens. "
         f"Groups of fewer than {FEW} points are not drawn, values below {_LOW:g} lie below the frame."
     )
     listed = "; ".join(f"{sublayer_name(s)}, {titles[t]}: {times[t, s]}" for t, s in times)
@@ -108,9 +108,9 @@ def amplification(data: pd.DataFrame, style: Style) -> Drawn:
     said = "; ".join(f"{band}: {share:.0%}" for band, share in shares.items())
     caption = (
         "**At $T = 1$ softmax turns the probabilities further than the logits at these shares of the points, by the "
-        f"dense model's largest probability: {said}.** {_WHERE}. Above: median and quartiles of the ratio; the line marks 1. "
-        "Below: share of points above 1 with its 95 % interval over prompts. The groups are those of $T = 1$ at every "
-        "temperature; ratios below 0.001 lie below the frame."
+        f"dense model's largest probability: {said}.** {_WHERE}. Above: median and quartiles of the ratio; the line "
+        "marks 1. Below: share of points above 1 with its 95 % interval over prompts. The groups are those of $T = 1$ "
+        "at every temperature; ratios below 0.001 lie below the frame."
     )
     return Drawn(fig, caption, f"Charts against T by confidence. Share of points above 1 at T=1, {said}.")
 
