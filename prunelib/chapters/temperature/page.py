@@ -200,10 +200,10 @@ def _sorts(found: Found) -> str:
             continue
         sides[top] = found.side(name, 1.0)
         moves = by_side(sides[top], "rises", "falls", "is not told apart from what it was")
-        said.append(f"{moves} where the top token is {top} (to {found.bracketed(name)} of its value)")
+        said.append(f"{moves} where the top token is {top} (times {found.bracketed(name)})")
     first = f"Cooled from T = 1 to {low}, the mean of 1 − cos p {' and '.join(said)}"
     if (sides.get("kept"), sides.get("overtaken")) == (-1, 1):
-        points = found.bracketed("heat.kept.points")
+        points = found.show("heat.kept.points")
         return f"{first}: cooling sorts the points. The top token is kept at {points} of them."
     return f"{first}: cooling does not sort the points by what becomes of their top token."
 
@@ -223,7 +223,7 @@ def _mean(found: Found) -> str:
     link = "but" if sides[0] * sides[1] < 0 else "and"
     text = (
         f"At T = {found.show('heat.low')} the mean of 1 − cos p over all tokens {mean} "
-        f"({found.bracketed('heat.all.low_ratio')} times), {link} {most} (larger at "
+        f"(times {found.bracketed('heat.all.low_ratio')}), {link} {most} (larger at "
         f"{found.bracketed('heat.all.low_share')})."
     )
     key = "heat.overtaken.part_low"
