@@ -170,6 +170,7 @@ def peaks(data: pd.DataFrame, style: Style) -> Drawn:
         axis.set(title=title, xlabel="temperature of the peak", ylabel="share of points")
         axis.grid(visible=False, axis="x")
         axis.set_xticks(range(1, len(names), 2), names[1::2])  # every other number: they would touch
+        axis.set_xlim(-0.6, len(names) - 0.4)
         share = data[data["quantity"] == quantity].groupby("peak")["share"].sum().cumsum()
         medians[title] = share.index[int((share >= 0.5).argmax())]
     patches = [
