@@ -97,7 +97,7 @@ def amplification(data: pd.DataFrame, style: Style) -> Drawn:
         most = data.loc[data["points"] >= FEW, "q75"].max()
         _along(ratio, yscale="log", ylim=(1e-3, 2 * max(1, most)), title=f"{sublayer_name(sublayer)} dropped")
         share.axhline(0.5, color=style.muted, lw=0.8, ls=style.linestyles[2])
-        _along(share, ylim=(-0.03, 1.03))
+        _along(share, ylim=(-0.03, 1.03), title=f"{sublayer_name(sublayer)} dropped")
     axes[0][0].set_ylabel("(1 − cos p) / (1 − cos z)")
     axes[1][0].set_ylabel("share of points above 1")
     style.legend(fig)
