@@ -52,7 +52,7 @@ def sweep(z: Tensor, dz: Tensor, temperatures) -> dict[str, Tensor]:
     >>> import torch
     >>> found = sweep(torch.tensor([2.0, 0.0]), torch.tensor([0.0, 1.5]), (0.05, 0.5, 1.0, 20.0))
     >>> [round(float(value), 4) for value in found["one_minus_cos_p"]]
-    [0.0, 0.0466, 0.1026, 0.0007]
+    [0.0, 0.0553, 0.0832, 0.0007]
     """
     z, dz = (torch.as_tensor(value, dtype=torch.float64) for value in (z, dz))
     found: dict[str, list[Tensor]] = {name: [] for name in DEVIATIONS}
