@@ -223,3 +223,18 @@ def test_a_group_without_points_is_not_defined_and_figures_are_drawn_all_the_sam
                         ("absolute", measure.absolute(rows)), ("peaks", measure.peaks(rows)),
                         ("theorems", measure.theorems(ch))):  # fmt: skip
         ch.figure(f"fig-heat-{name}", table)
+
+
+def test_one_prompt_has_no_intervals_and_the_page_says_so(ch):
+    rows = measure.points(ch)
+    one = rows[rows["prompt_id"] == "p0"]
+    page._record_tops(ch, one)
+    page._record_angle(ch, one)
+    page._record_size(ch, one)
+    page._record_peaks(ch, one)
+    page._record_theorems(ch)
+    for name in page.ENDS:
+        ch.value(f"heat.{name}", page.ENDS[name], exact=True, fmt="g")
+    said = page.say(ch.found)
+    assert "is not defined where the top token is kept" in said["answer"] and "sorts the points" not in said["answer"]
+    assert "is not told apart from what it was at T = 1 (times not defined)" in said["mean"]
