@@ -67,7 +67,7 @@ def regimes(data: pd.DataFrame, style: Style) -> Drawn:
         f"{times['overtaken', 'attn']} and {times['overtaken', 'mlp']} where it is overtaken, at {overtaken:.1%} of "
         f"the points.** {_WHERE}; curves by the dense model's largest probability at $T = 1$. Shading: 95 % interval "
         "over prompts of the mean over all tokens. "
-        f"Groups of fewer than {FEW} points are not drawn, values below {_LOW:g} lie below the frame."
+        f"Groups of fewer than {FEW} points are not drawn, values below {_LOW:.5f} lie below the frame."
     )
     listed = "; ".join(f"{sublayer_name(s)}, {titles[t]}: {times[t, s]}" for t, s in times)
     alt = f"Six log-log charts of mean 1 minus cos p against T. From T=1 to T={low:g} it changes: {listed}."
