@@ -18,6 +18,12 @@ TRAJECTORIES = {
     "history": "the dense model on both texts",
 }
 SPACES = {"h": "hidden state h", "z": "logits z", "p": "probabilities p"}
+DEVIATIONS = {
+    "one_minus_cos_p": "1 − cos p",
+    "kl_dense_pruned": "KL(dense ‖ pruned)",
+    "kl_pruned_dense": "KL(pruned ‖ dense)",
+    "norm_dp": "‖Δp‖₂",
+}
 
 
 def sublayers(style: Style) -> dict[str, dict]:
@@ -70,6 +76,22 @@ def subsets(style: Style) -> dict[str, dict]:
         "options": _look(style, "blue", "o", 0),
         "others": _look(style, "green", "^", 2),
     }
+
+
+def confidence(style: Style) -> dict[str, dict]:
+    """How sure the dense model is of a token, from least to most (``prunelib.measure.temperature.BANDS``), and all."""
+    return {
+        "below 0.2": _look(style, "green", "^", 0),
+        "0.2 to 0.5": _look(style, "blue", "o", 1),
+        "0.5 to 0.9": _look(style, "purple", "D", 2),
+        "above 0.9": _look(style, "vermillion", "s", 3),
+        "all": {"color": style.foreground, "marker": "P", "ls": style.linestyles[4]},
+    }
+
+
+def tops(style: Style) -> dict[str, dict]:
+    """Whether the dense model's top token stays the top of the pruned model."""
+    return {"kept": _look(style, "blue", "o", 0), "overtaken": _look(style, "vermillion", "s", 1)}
 
 
 def sides(style: Style) -> dict[str, dict]:

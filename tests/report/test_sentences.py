@@ -12,6 +12,7 @@ from prunelib.chapters.methods import page as methods
 from prunelib.chapters.option_subspace import page as options
 from prunelib.chapters.retrieval import page as retrieval
 from prunelib.chapters.sparsity import page as sparsity
+from prunelib.chapters.temperature import page as temperature
 from prunelib.chapters.theory_meets_measurement import page as middle
 from prunelib.report import claims, scores, theorems
 from prunelib.report.sentences import Found, listed
@@ -73,6 +74,30 @@ def at_one_layer(cosine, kl):
     values = {f"middle.{q}.normed.factor": around(n) for q, n in (("cosine", cosine), ("kl", kl))}
     values |= {f"middle.{q}.paper.factor": 1.2 for q in ("cosine", "kl")} | {"middle.layer": 2, "middle.prompts": 5}
     return middle.say(made(values))
+
+
+def along_temperature(sure, kept, overtaken, mean, worse, gain, beyond, peak, inside, cold, split=0.9, part=0.9):
+    values = {"heat.low": 0.1, "heat.one": 1.0, "heat.high": 4.0, "heat.kept.points": around(0.8)}
+    values |= {"heat.normed.open.share": None, "heat.normed.split.share": around(split),
+               "heat.normed.leaning.share": around(0.5), "heat.normed.sure.share": around(sure),
+               "heat.kept.low_ratio": around(kept), "heat.overtaken.low_ratio": around(overtaken),
+               "heat.all.low_ratio": around(mean), "heat.all.low_share": around(worse),
+               "heat.overtaken.part_low": around(part), "heat.overtaken.part_one": around(0.4),
+               "heat.lipschitz.beyond": beyond, "heat.range.beyond": 0, "heat.gain.most": gain,
+               "heat.relative.one": around(worse), "heat.inside": inside}  # fmt: skip
+    for key in ("cosine", "kl"):
+        values |= {f"heat.peak.{key}": around(peak), f"heat.peak.{key}.kept_cold": around(0.1),
+                   f"heat.peak.{key}.overtaken_cold": around(0.9), f"heat.factor.{key}.low": around(cold),
+                   f"heat.factor.{key}.one": around(2), f"heat.factor.{key}.high": around(3)}  # fmt: skip
+    return temperature.say(made(values))
+
+
+def sorted_by_cooling():
+    return along_temperature(0.1, 0.3, 3, 2, 0.2, 0.01, 0, 0.5, 1.0, 9)
+
+
+def reversed_by_cooling():
+    return along_temperature(0.9, 3, 0.3, 0.5, 0.8, 1.5, 7, 2, 0.9, 1.2, split=0.1, part=0.1)
 
 
 def memory(ratios, errors):
@@ -149,6 +174,18 @@ CASES = {
                   "at more than half of the points", "at less than half of the points"),
     "temperature": (lambda: layers(0.3, 0.8, 0.7, 2, 0.3), lambda: layers(-0.3, 0.2, 0.3, 0.5, 0.7),
                     "1 − cos p rises", "1 − cos p falls"),
+    "confident": (sorted_by_cooling, reversed_by_cooling,
+                  "at fewer than half where it is above 0.9", "at most points where the dense model's largest "
+                  "probability is above 0.9"),
+    "cooling": (sorted_by_cooling, reversed_by_cooling, "cooling sorts the points", "cooling does not sort"),
+    "carried": (sorted_by_cooling, reversed_by_cooling, "Most of that mean belongs", "Less than half of that mean"),
+    "colder": (sorted_by_cooling, reversed_by_cooling, "all tokens rises", "all tokens falls"),
+    "counted": (sorted_by_cooling, reversed_by_cooling, "it is smaller at most points", "it is larger at most points"),
+    "bounded": (sorted_by_cooling, reversed_by_cooling, "Both bounds hold", "Points above a bound"),
+    "absolute": (sorted_by_cooling, reversed_by_cooling, "no perturbation is amplified", "some perturbations are"),
+    "peak": (sorted_by_cooling, reversed_by_cooling, "below T = 1", "above T = 1"),
+    "proven": (sorted_by_cooling, reversed_by_cooling, "hold at every point and every", "of the points or more at"),
+    "cold": (sorted_by_cooling, reversed_by_cooling, "further off cold than hot", "further off hot than cold"),
     "tracks": (lambda: at_one_layer(1.2, 1.2), lambda: at_one_layer(4, 4),
                "Theorem 2 tracks", "Theorem 2 does not track"),
     "memory": (lambda: memory((1.2, 3), (0.1, 0.3)), lambda: memory((1.2, 1.25), (0.1, 0.3)),
@@ -226,6 +263,25 @@ def test_the_first_layer_is_named_where_it_decides():
         "That hangs on the first layer" in theorem(3, 1.2)["answer"] and "it would predict" in theorem(3, 1.2)["answer"]
     )
     assert "The first layer does not decide that" in theorem(3, 3)["answer"]
+
+
+def test_what_a_sweep_of_temperatures_does_not_decide_is_said_to_be_open():
+    said = along_temperature(0.5, 1, 1, 1, 0.5, 0.01, 0, 1, 1.0, 3)
+    assert "at a share not told apart from half where it is 0.5 to 0.9" in said["answer"]
+    assert "below 0.2" not in said["answer"]  # no such points in this run
+    assert "is not told apart from what it was where the top token is kept" in said["answer"]
+    assert "cooling does not sort" in said["answer"] and "cooling sorts" not in said["answer"]
+    assert "not told apart from what it was at T = 1" in said["mean"] and "about as many" in said["mean"]
+    assert "not told apart from 1" in said["peaks"] and "about as far as hot" in said["theorems"]
+    assert ", but it is smaller at most points" in sorted_by_cooling()["mean"]
+
+
+def test_groups_without_points_are_not_spoken_of():
+    nothing = {f"heat.normed.{key}.share": None for key in temperature.KEYS.values()}
+    nothing |= {f"heat.{top}.low_ratio": None for top in ("kept", "overtaken")} | {"heat.low": 0.1}
+    found = made(nothing)
+    assert "No group of points is large enough" in temperature._angle(found)
+    assert temperature._sorts(found).count("is not defined where") == 2
 
 
 def test_mean_and_share_may_disagree_about_temperature():
