@@ -5,7 +5,7 @@
 from importlib import import_module
 from pathlib import Path
 
-from prunelib.errors import PrunelibError
+from prunelib.errors import PrunelibError, nearest
 from prunelib.methods import of_kind, parse_list
 from prunelib.runs import sources
 from prunelib.runs.options import RunOptions
@@ -43,6 +43,14 @@ def check(chapter: str, given: dict) -> None:
         load_prompts(given["prompts"])
     if "specs" in given:
         parse_specs(chapter, given["specs"])
+    if given.get("shown") and len(found := parse_specs(chapter, given["shown"])) > 1:
+        raise PrunelibError(f"shown takes one specification, got {', '.join(method.spec for method in found)}")
+    if given.get("item"):
+        from prunelib.tasks.items import load_items
+
+        known = [item.id for item in load_items()]
+        if given["item"] not in known:
+            raise PrunelibError(f"there is no item '{given['item']}'{nearest(given['item'], known)}")
     for name, least in (("drop_count", 0), ("layer", -1), ("benchmark_items", 0)):
         if given.get(name, least) < least:
             raise PrunelibError(f"{name} must be at least {least}, got {given[name]}")

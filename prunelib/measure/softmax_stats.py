@@ -14,7 +14,8 @@ on tiles that fit the second-level cache, one chunk a thread.
 Resolution: logits are float32, so each carries a rounding of eps·max|z|/T, and a
 deviation cannot be told from what that does to p: :func:`resolution`. 1 − cos p and
 both KLs are accurate to it and, where they are larger, to 1e-3 of their own size;
-equal inputs give exactly 0. A float64 weight makes everything float64.
+equal inputs give exactly 0. ``norm_dp`` is
+accurate to ``‖p‖·√(2·resolution)``, being the root of a square. A float64 weight makes everything float64.
 """
 
 import math
@@ -27,7 +28,7 @@ from prunelib.measure.tiles import Tiling, Workspace, tiling, workers
 
 PAIR_COLUMNS = (
     "one_minus_cos_p", "kl_dense_pruned", "kl_pruned_dense", "var_r", "var_p", "var_q",
-    "range_dz", "entropy_dense", "pmax_dense", "top1_same", "resolution",
+    "range_dz", "entropy_dense", "pmax_dense", "top1_same", "resolution", "norm_p", "norm_dp",
 )  # fmt: skip
 
 ROUNDINGS = 4
@@ -240,6 +241,9 @@ def _merge(point, pair, dense, pruned, temperature, k, same) -> dict[str, Tensor
     cosine = overlap / (norm2[..., dense] * norm2[..., pruned]).sqrt()
     log_ratio = norm_p.log() - norm_d.log()
     gap = highest[..., pruned] - highest[..., dense]
+    length, length_q = norm2[..., dense].sqrt() / norm_d, norm2[..., pruned].sqrt() / norm_p
+    # ‖q − p‖² from the two lengths and the angle between them: no second pass over the logits.
+    squared_move = (length - length_q).square() + 2 * length * length_q * (1 - cosine).clamp(min=0)
     size = torch.maximum(highest.abs(), point[:, 1].double().abs()).amax(0)
     deviations = {
         "one_minus_cos_p": 1 - cosine,
@@ -249,10 +253,12 @@ def _merge(point, pair, dense, pruned, temperature, k, same) -> dict[str, Tensor
         "var_p": var_p,
         "var_q": var_q,
         "range_dz": (pair[:, 0] + gap).amax(0) - (pair[:, 1] + gap).amin(0),
+        "norm_dp": squared_move.sqrt(),
     }
     # The top tokens agree if one logit is both maxima: there both exponentials are 1.
     tops = (offset[..., dense] == 0) & (offset[..., pruned] == 0) & (cross_max == 1)
     levels = {
+        "norm_p": length.expand(same.shape),
         "entropy_dense": (norm.log() - mean_t * inv).clamp(min=0)[..., dense].expand(same.shape),
         "pmax_dense": (1 / norm)[..., dense].expand(same.shape),
         "top1_same": (tops.any(0) | same).double(),

@@ -13,7 +13,8 @@ sublayer, with Δ = pruned − dense throughout:
        ``kl_pruned_dense`` in nats; ``var_r``, ``var_p``, ``var_q``: variance of Δz in
        squared logit units, weighted by r ∝ p², p (dense), q (pruned), not divided by
        T²; ``range_dz = max Δz − min Δz``; ``entropy_dense``, ``pmax_dense``,
-       ``top1_same``; ``resolution``: the smallest of these deviations told from rounding.
+       ``top1_same``; ``resolution``: the smallest of these deviations told from rounding;
+       ``norm_p`` = ‖p‖₂ of the dense distribution and ``norm_dp`` = ‖Δp‖₂.
 
 h and uncapped z are float64, tiny deviations included; for the resolution of p
 see :mod:`prunelib.measure.softmax_stats`.

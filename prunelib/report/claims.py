@@ -217,19 +217,26 @@ CLAIMS: dict[str, Claim] = {
             "The probabilities of the answer options, taken among themselves, move less than the "
             "top of the whole distribution.",
             "Subspace analysis at the answer position",
-            "median over items of the KL divergence among the options divided by the KL "
-            "divergence over the whole vocabulary, at the answer position",
+            "KL(dense ‖ pruned) among the options' letters divided by the same over the whole vocabulary, at the "
+            "answer position; median over items and the compressed models of the chapter",
             "<",
             1.0,
+            "option-subspace",
+            figure="fig-options-kl",
+            why="where",
         ),
         Claim(
             "C12",
             "Errors compound over decoding steps.",
             "Step-by-step decoding figure (fig:decoding)",
-            "mean KL(dense ‖ pruned) in the last quarter of the decoding steps divided by its mean "
-            "in the first quarter, each model reading its own text",
-            ">",
-            1.0,
+            "along texts that the pruned models of the chapter draw at T = 1, geometric mean over the models",
+            parts=(
+                Part("rise", "KL(dense ‖ pruned) a token, last quarter of the steps over the first", ">", 1.0),
+                Part("excess", "the same KL there over that along dense texts, minus 1", ">", 0.0),
+            ),
+            chapter="decoding",
+            figure="fig-decoding-steps",
+            why="why",
         ),
         Claim(
             "C13",

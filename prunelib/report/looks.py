@@ -1,14 +1,29 @@
 """What has which colour, marker and line style: the same thing looks the same in every figure of the book.
 
 Six hues are fewer than the things of the book. Things of one kind (:func:`sublayers`, :func:`readouts`,
-:func:`lenses`, :func:`sides`) never share a look, and no figure shows two kinds whose looks meet.
+:func:`lenses`, :func:`asked`, :func:`subsets`, :func:`sides`) never share a look, and no figure shows two kinds whose
+looks meet.
 """
 
 from prunelib.report.style import Style
 
 READOUTS = {"choice": "multiple choice", "forced": "next token, true answer so far", "generation": "generation"}
 LENSES = {"raw": "raw lens Wh", "normed": "normed lens W ln(h)"}
+ASKED = {"letter": "asked by letter", "text": "asked by whole text"}
+SUBSETS = {"whole": "whole vocabulary", "options": "the options", "others": "as many likely others"}
+TRAJECTORIES = {
+    "direct": "both on the dense text",
+    "own": "both on the pruned text",
+    "free": "each on its own text",
+    "history": "the dense model on both texts",
+}
 SPACES = {"h": "hidden state h", "z": "logits z", "p": "probabilities p"}
+DEVIATIONS = {
+    "one_minus_cos_p": "1 − cos p",
+    "kl_dense_pruned": "KL(dense ‖ pruned)",
+    "kl_pruned_dense": "KL(pruned ‖ dense)",
+    "norm_dp": "‖Δp‖₂",
+}
 
 
 def sublayers(style: Style) -> dict[str, dict]:
@@ -46,12 +61,55 @@ def spaces(style: Style) -> dict[str, dict]:
     }
 
 
+def asked(style: Style) -> dict[str, dict]:
+    """How a multiple-choice item gives its options; named by :data:`ASKED`."""
+    return {
+        "letter": _look(style, "blue", "o", 0),
+        "text": _look(style, "purple", "D", 1),
+    }
+
+
+def subsets(style: Style) -> dict[str, dict]:
+    """Over which tokens two distributions are compared; named by :data:`SUBSETS`."""
+    return {
+        "whole": _look(style, "vermillion", "s", 1),
+        "options": _look(style, "blue", "o", 0),
+        "others": _look(style, "green", "^", 2),
+    }
+
+
+def confidence(style: Style) -> dict[str, dict]:
+    """How sure the dense model is of a token, from least to most (``prunelib.measure.temperature.BANDS``), and all."""
+    return {
+        "below 0.2": _look(style, "green", "^", 0),
+        "0.2 to 0.5": _look(style, "blue", "o", 1),
+        "0.5 to 0.9": _look(style, "purple", "D", 2),
+        "above 0.9": _look(style, "vermillion", "s", 3),
+        "all": {"color": style.foreground, "marker": "P", "ls": style.linestyles[4]},
+    }
+
+
+def tops(style: Style) -> dict[str, dict]:
+    """Whether the dense model's top token stays the top of the pruned model."""
+    return {"kept": _look(style, "blue", "o", 0), "overtaken": _look(style, "vermillion", "s", 1)}
+
+
 def sides(style: Style) -> dict[str, dict]:
     """What was measured, what an estimate says of it, and what chance would give."""
     return {
         "measured": _look(style, "blue", "o", 0),
         "estimated": _look(style, "vermillion", "s", 1),
         "chance": _look(style, "green", "^", 2),
+    }
+
+
+def trajectories(style: Style) -> dict[str, dict]:
+    """Which text the models read; named by :data:`TRAJECTORIES`."""
+    return {
+        "direct": _look(style, "blue", "o", 0),
+        "own": _look(style, "vermillion", "s", 1),
+        "free": {"color": style.foreground, "marker": "D", "ls": style.linestyles[3]},
+        "history": _look(style, "green", "^", 2),
     }
 
 

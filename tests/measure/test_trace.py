@@ -60,6 +60,8 @@ def reference(z_dense, z_pruned, t):
         "entropy_dense": -(p * log_p).sum(-1),
         "pmax_dense": p.amax(-1),
         "top1_same": (z.argmax(-1) == (z + dz).argmax(-1)).double(),
+        "norm_p": p.norm(dim=-1),
+        "norm_dp": (q - p).norm(dim=-1),
     }
 
 
@@ -85,6 +87,8 @@ def random_chains(n=9, points=5, d=24, scale=3.0, step=0.5, seed=1, dtype=torch.
 def check(found, expected, rtol=1e-4, atol=2e-6):
     for name, value in expected.items():
         column = torch.as_tensor(np.asarray(found[name], dtype=float)).reshape(value.shape)
+        if name == "norm_dp":  # what the trace adds up, and what its resolution is of, is the square
+            column, value = column.square(), value.square()
         torch.testing.assert_close(column, value, rtol=rtol, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
 
 

@@ -4,12 +4,15 @@ import pandas as pd
 import pytest
 
 from prunelib.chapters.case_study import page as case_study
+from prunelib.chapters.decoding import page as decoding
 from prunelib.chapters.dropping_layers import readouts
 from prunelib.chapters.layerwise import page as layerwise
 from prunelib.chapters.lm_head import page as lm_head
 from prunelib.chapters.methods import page as methods
+from prunelib.chapters.option_subspace import page as options
 from prunelib.chapters.retrieval import page as retrieval
 from prunelib.chapters.sparsity import page as sparsity
+from prunelib.chapters.temperature import page as temperature
 from prunelib.chapters.theory_meets_measurement import page as middle
 from prunelib.report import claims, scores, theorems
 from prunelib.report.sentences import Found, listed
@@ -73,6 +76,30 @@ def at_one_layer(cosine, kl):
     return middle.say(made(values))
 
 
+def along_temperature(sure, kept, overtaken, mean, worse, gain, beyond, peak, inside, cold, split=0.9, part=0.9):
+    values = {"heat.low": 0.1, "heat.one": 1.0, "heat.high": 4.0, "heat.kept.points": around(0.8)}
+    values |= {"heat.normed.open.share": None, "heat.normed.split.share": around(split),
+               "heat.normed.leaning.share": around(0.5), "heat.normed.sure.share": around(sure),
+               "heat.kept.low_ratio": around(kept), "heat.overtaken.low_ratio": around(overtaken),
+               "heat.all.low_ratio": around(mean), "heat.all.low_share": around(worse),
+               "heat.overtaken.part_low": around(part), "heat.overtaken.part_one": around(0.4),
+               "heat.lipschitz.beyond": beyond, "heat.range.beyond": 0, "heat.gain.most": gain,
+               "heat.relative.one": around(worse), "heat.inside": inside}  # fmt: skip
+    for key in ("cosine", "kl"):
+        values |= {f"heat.peak.{key}": around(peak), f"heat.peak.{key}.kept_cold": around(0.1),
+                   f"heat.peak.{key}.overtaken_cold": around(0.9), f"heat.factor.{key}.low": around(cold),
+                   f"heat.factor.{key}.one": around(2), f"heat.factor.{key}.high": around(3)}  # fmt: skip
+    return temperature.say(made(values))
+
+
+def sorted_by_cooling():
+    return along_temperature(0.1, 0.3, 3, 2, 0.2, 0.01, 0, 0.5, 1.0, 9)
+
+
+def reversed_by_cooling():
+    return along_temperature(0.9, 3, 0.3, 0.5, 0.8, 1.5, 7, 2, 0.9, 1.2, split=0.1, part=0.1)
+
+
 def memory(ratios, errors):
     rows = [("dense", "dense", 16.0, *around(1.0, 0.0), float("nan")),
             ("Alpha 50%", "sparsify", 9.0, *around(ratios[0], 0.1), errors[0]),
@@ -108,13 +135,36 @@ def embedding(quarter, without):
     return retrieval.say(made(values, C10=around(quarter)))
 
 
+def among_options(ratio, mass, control, steadier, by_text, by_margin):
+    values = {f"options.letter.{name}": around(number) for name, number in (
+        ("ratio", ratio), ("mass", mass), ("control", control), ("steadier", steadier),
+        ("close_minus_clear", by_margin), ("bound", 1 / mass), ("flips", 0.3), ("changed", 0.4),
+        ("moved.top", 0.5), ("moved.options", 0.2))}  # fmt: skip
+    values |= {"options.text.ratio": around(by_text), "options.text.flips": around(0.3)}
+    return options.say(made(values, C11=around(ratio)))
+
+
+STEADY, SHAKEN = (0.4, 0.2, 0.5, 0.3, 0.5, 0.3), (1.6, 0.8, 1.5, -0.3, 1.5, -0.3)
+
+
 def texts(first, last):
     rows = [(label, "p", i, p) for label, ps in (("dense", [0.8] * 6), ("Drop-4M", [first] * 3 + [last] * 3))
             for i, p in enumerate(ps)]  # fmt: skip
     return case_study.say(pd.DataFrame(rows, columns=["label", "prompt_id", "position", "p_dense"]))
 
 
+def steps(rise, excess, history, outside="none"):
+    values = {"decoding.rise": around(rise), "decoding.excess": around(excess), "decoding.rise_direct": around(1.0),
+              "decoding.history": around(history), "decoding.outside": outside, "decoding.law_models": 3,
+              "decoding.law_holds": 3 if outside == "none" else 2}  # fmt: skip
+    return decoding.say(made(values, C12={"rise": around(rise), "excess": around(excess)}))
+
+
 CASES = {
+    "compounding": (lambda: steps(2, 0.5, 0.8), lambda: steps(0.8, -0.2, 0.2), "Errors compound", "do not compound"),
+    "own text": (lambda: steps(2, 0.5, 0.8), lambda: steps(0.8, -0.2, 0.2), "larger than along", "smaller than along"),
+    "free": (lambda: steps(2, 0.5, 0.8), lambda: steps(0.8, -0.2, 0.2), "that the texts differ", "models differ in"),
+    "law": (lambda: steps(2, 0.5, 0.8), lambda: steps(2, 0.5, 0.8, "Drop-8A"), "for all 3 models", "fails for Drop-8A"),
     "theorem": (lambda: theorem(1.1, 1.1), lambda: theorem(3, 3), "predicts within", "does not predict"),
     "head": (lambda: head(0.6, 0.7), lambda: head(1.4, 1.3), "The head shrinks", "The head does not shrink"),
     "gain": (lambda: head(0.6, 0.7), lambda: head(1.4, 1.3), "less than the state", "more than the state"),
@@ -125,6 +175,18 @@ CASES = {
                   "at more than half of the points", "at less than half of the points"),
     "temperature": (lambda: layers(0.3, 0.8, 0.7, 2, 0.3), lambda: layers(-0.3, 0.2, 0.3, 0.5, 0.7),
                     "1 − cos p rises", "1 − cos p falls"),
+    "confident": (sorted_by_cooling, reversed_by_cooling,
+                  "at fewer than half where it is above 0.9", "at most points where the dense model's largest "
+                  "probability is above 0.9"),
+    "cooling": (sorted_by_cooling, reversed_by_cooling, "cooling sorts the points", "cooling does not sort"),
+    "carried": (sorted_by_cooling, reversed_by_cooling, "Most of that mean belongs", "Less than half of that mean"),
+    "colder": (sorted_by_cooling, reversed_by_cooling, "all tokens rises", "all tokens falls"),
+    "counted": (sorted_by_cooling, reversed_by_cooling, "it is smaller at most points", "it is larger at most points"),
+    "bounded": (sorted_by_cooling, reversed_by_cooling, "Both bounds hold", "Points above a bound"),
+    "absolute": (sorted_by_cooling, reversed_by_cooling, "no perturbation is amplified", "some perturbations are"),
+    "peak": (sorted_by_cooling, reversed_by_cooling, "below T = 1", "above T = 1"),
+    "proven": (sorted_by_cooling, reversed_by_cooling, "hold at every point and every", "of the points or more at"),
+    "cold": (sorted_by_cooling, reversed_by_cooling, "further off cold than hot", "further off hot than cold"),
     "tracks": (lambda: at_one_layer(1.2, 1.2), lambda: at_one_layer(4, 4),
                "Theorem 2 tracks", "Theorem 2 does not track"),
     "memory": (lambda: memory((1.2, 3), (0.1, 0.3)), lambda: memory((1.2, 1.25), (0.1, 0.3)),
@@ -147,6 +209,18 @@ CASES = {
                "The encoder survives", "does not survive"),
     "attention": (lambda: embedding(0.97, 0.8), lambda: embedding(0.3, 0.1),
                "does not need the dropped", "needs the dropped"),
+    "options": (lambda: among_options(*STEADY), lambda: among_options(*SHAKEN),
+                "the options move less than everything", "the options do not move less than everything"),
+    "no tail": (lambda: among_options(*STEADY), lambda: among_options(*SHAKEN),
+                "The letters lie beside the bulk", "The letters are no tail"),
+    "control": (lambda: among_options(*STEADY), lambda: among_options(*SHAKEN),
+                "It is not the small number of tokens alone", "Options are not what makes it steady"),
+    "decision": (lambda: among_options(*STEADY), lambda: among_options(*SHAKEN),
+                "is steadier than the first token", "is less steady than the first token"),
+    "option texts": (lambda: among_options(*STEADY), lambda: among_options(*SHAKEN),
+                "As whole texts, too, the options move less", "As whole texts the options move more"),
+    "margin": (lambda: among_options(*STEADY), lambda: among_options(*SHAKEN),
+                "dense model was close to another choice", "choice was clear"),
     "strays": (lambda: texts(0.1, 0.1), lambda: texts(0.7, 0.7), "Less than half of that has", "No other model writes"),
     "loops": (lambda: texts(0.2, 0.9), lambda: texts(0.2, 0.2),
                "Drop-4M write what becomes likelier", "No text becomes"),
@@ -163,6 +237,7 @@ def test_a_reversed_finding_is_not_claimed(name):
 
 def test_what_a_run_does_not_decide_is_said_to_be_open():
     assert "is not decided" in theorem(2, 2)["answer"]
+    assert "Whether errors compound" in steps(1, 0.0, 0.5)["answer"] and "mixes both" in steps(1, 0.0, 0.5)["free"]
     assert "the lenses disagree" in layers(0.0, 0.8, 0.5, 1, 0.5)["amplifies"]
     assert "is not told apart" in layers(0.0, 0.8, 0.5, 1, 0.5)["temperature"]
     assert "Whether multiple choice survives is not decided" in two_parts(0.5, 0.5)["answer"]
@@ -176,6 +251,16 @@ def test_what_a_run_does_not_decide_is_said_to_be_open():
     said = scores.say(made(gone), "dropping", "C8")
     assert said["kept"].endswith("multiple choice keeps 0.800 (0.750–0.850) of what it has above guessing.")
     assert said["answer"] == "This run cannot tell. Nothing is written." and said["uncorrected"] == ""
+    open_options = " ".join(among_options(1.0, 0.5, 1.0, 0.0, 1.0, 0.0).values())
+    for said in (
+        "Whether the letters move less",
+        "Whether the letters are most of the",
+        "are not told apart from as",
+        "the first token are not told apart",
+        "not told apart from the next token",
+        "at small dense margins is not decided",
+    ):
+        assert said in open_options  # fmt: skip
     nothing = made({"proxy.lost": (None, None, None)})
     assert sparsity.say(nothing)["proxy"].startswith("No number decides this run")
 
@@ -185,6 +270,25 @@ def test_the_first_layer_is_named_where_it_decides():
         "That hangs on the first layer" in theorem(3, 1.2)["answer"] and "it would predict" in theorem(3, 1.2)["answer"]
     )
     assert "The first layer does not decide that" in theorem(3, 3)["answer"]
+
+
+def test_what_a_sweep_of_temperatures_does_not_decide_is_said_to_be_open():
+    said = along_temperature(0.5, 1, 1, 1, 0.5, 0.01, 0, 1, 1.0, 3)
+    assert "at a share not told apart from half where it is 0.5 to 0.9" in said["answer"]
+    assert "below 0.2" not in said["answer"]  # no such points in this run
+    assert "is not told apart from what it was where the top token is kept" in said["answer"]
+    assert "cooling does not sort" in said["answer"] and "cooling sorts" not in said["answer"]
+    assert "not told apart from what it was at T = 1" in said["mean"] and "about as many" in said["mean"]
+    assert "not told apart from 1" in said["peaks"] and "about as far as hot" in said["theorems"]
+    assert ", but it is smaller at most points" in sorted_by_cooling()["mean"]
+
+
+def test_groups_without_points_are_not_spoken_of():
+    nothing = {f"heat.normed.{key}.share": None for key in temperature.KEYS.values()}
+    nothing |= {f"heat.{top}.low_ratio": None for top in ("kept", "overtaken")} | {"heat.low": 0.1}
+    found = made(nothing)
+    assert "No group of points is large enough" in temperature._angle(found)
+    assert temperature._sorts(found).count("is not defined where") == 2
 
 
 def test_mean_and_share_may_disagree_about_temperature():

@@ -173,6 +173,33 @@ def middle_layer(run: Run, layer: int = -1, temperature: float = 1.0) -> Traces:
     return Traces(*(found[name] for name in names))
 
 
+def by_temperature(run: Run, temperatures: tuple[float, ...]) -> Traces:
+    """The sublayers of :func:`three_layers` at many temperatures with the normed lens, and at T = 1 with the raw one.
+
+    Positions are those of :func:`layerwise`, whose temperatures are the run's.
+    """
+    paths = trajectories(run)
+    layers = three_layers(run.model["n_layers"])
+    key = trace_key(run, paths) | {"positions": run.settings.layer_positions, "layers": layers}
+    key["temperatures"] = temperatures
+    names = ["temperature_h", "temperature_z", "temperature_p"]
+
+    def compute(rows) -> dict[str, pd.DataFrame]:
+        options = {"layers": layers, "temperatures": {"raw": (1.0,), "normed": temperatures}}
+        frames = _trace(run, rows, run.settings.layer_positions, **options)
+        return {f"temperature_{space}": frame for space, frame in frames.items()}
+
+    groups = [paths.iloc[i : i + 2 * BATCH] for i in range(0, len(paths), 2 * BATCH)]
+    found = run.tables(names, key, groups, compute)
+    return Traces(*(found[name] for name in names))
+
+
+def three_layers(n_layers: int) -> list[int]:
+    """First, middle and last of the :func:`middle_layers`; fewer where those are fewer."""
+    middle = middle_layers(n_layers)
+    return sorted({middle[0], middle[len(middle) // 2], middle[-1]})
+
+
 def middle_layers(n_layers: int) -> range:
     """The middle half of the layers, where the paper reads its layer curves."""
     return range(n_layers // 4, max(n_layers // 4 + 1, n_layers - n_layers // 4))

@@ -1,0 +1,1 @@
+"""When it breaks: step by step along free and forced texts."""

@@ -1,0 +1,1 @@
+"""Do the answer options stay while the distribution around them moves?"""

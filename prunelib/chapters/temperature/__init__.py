@@ -1,0 +1,1 @@
+"""Where along the temperature does softmax amplify, and where does it damp?"""
