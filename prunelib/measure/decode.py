@@ -178,12 +178,3 @@ def trajectories(lm: LM, a: Texts, b: Texts) -> pd.DataFrame:
 def first_difference(a: Sequence[int], b: Sequence[int]) -> int:
     """The first step at which two texts differ; their length where they do not."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-
-
-def shares(free: np.ndarray, direct: np.ndarray, history: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Direct and history part of a divergence; they add up to ``free``.
-
-    Each cause is what it adds, mean over the two orders in which both can be brought in (Shapley 1953):
-    ``½(direct + free − history)`` and ``½(history + free − direct)``.
-    """
-    return (direct + free - history) / 2, (history + free - direct) / 2

@@ -6,7 +6,6 @@ Every interval is over prompts. The draws of a prompt stay together, so that see
 import numpy as np
 import pandas as pd
 
-from prunelib.measure.decode import shares
 from prunelib.measure.stats import Interval, cluster_mean, of_sums, share, smooth
 
 QUARTER = 0.25
@@ -132,10 +131,19 @@ def parted(table: pd.DataFrame, how: str) -> float:
     return float(some["parted"].median())
 
 
+def shares(free: np.ndarray, direct: np.ndarray, history: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Direct and history part of a divergence; they add up to ``free``.
+
+    Each cause is what it adds, mean over the two orders in which both can be brought in (Shapley 1953):
+    ``½(direct + free − history)`` and ``½(history + free − direct)``.
+    """
+    return (direct + free - history) / 2, (history + free - direct) / 2
+
+
 def causes(table: pd.DataFrame, value: str = "kl_dense_pruned") -> pd.DataFrame:
     """Direct and history part of the free divergence at each step, one model: ``step, cause, mean, lo, hi``.
 
-    ``cause`` is direct, history or free, which is their sum (measure.decode.shares).
+    ``cause`` is direct, history or free, which is their sum (:func:`shares`).
     """
     wide = table.pivot(index=["prompt_id", "draw", "step"], columns="pair", values=value)
     wide = wide.dropna(subset=["free", "direct", "history"])

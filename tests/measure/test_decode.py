@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from prunelib.engine.decode import Gumbel, most_likely
-from prunelib.measure import decode
+from prunelib.measure import decode, rollouts
 from prunelib.methods.apply import compress
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12], [13, 14]]
@@ -85,7 +85,7 @@ def test_a_twin_differs_in_nothing_on_any_trajectory(lm):
 def test_causes_add_up_to_the_free_difference(lm, made):
     found = decode.trajectories(lm, *both(lm, made)).set_index(["row", "step", "pair"])["kl_dense_pruned"]
     found = found.unstack().dropna()
-    direct, history = decode.shares(*(found[name].to_numpy() for name in ("free", "direct", "history")))
+    direct, history = rollouts.shares(*(found[name].to_numpy() for name in ("free", "direct", "history")))
     assert len(found) >= STEPS and direct + history == pytest.approx(found["free"].to_numpy(), abs=1e-12)
     # Where the texts have not parted yet, all of it is direct.
     first = found.xs(0, level="step")

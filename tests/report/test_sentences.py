@@ -153,10 +153,10 @@ def texts(first, last):
     return case_study.say(pd.DataFrame(rows, columns=["label", "prompt_id", "position", "p_dense"]))
 
 
-def steps(rise, excess, history, outside="none"):
+def steps(rise, excess, history, outside="none", judged=3):
     values = {"decoding.rise": around(rise), "decoding.excess": around(excess), "decoding.rise_direct": around(1.0),
-              "decoding.history": around(history), "decoding.outside": outside, "decoding.law_models": 3,
-              "decoding.law_holds": 3 if outside == "none" else 2}  # fmt: skip
+              "decoding.history": around(history), "decoding.outside": outside, "decoding.law_models": judged,
+              "decoding.law_holds": judged - (outside != "none")}  # fmt: skip
     return decoding.say(made(values, C12={"rise": around(rise), "excess": around(excess)}))
 
 
@@ -237,6 +237,7 @@ def test_a_reversed_finding_is_not_claimed(name):
 
 def test_what_a_run_does_not_decide_is_said_to_be_open():
     assert "is not decided" in theorem(2, 2)["answer"]
+    assert "A single prompt has no interval" in steps(1, 0.0, 0.5, judged=0)["law"]
     assert "Whether errors compound" in steps(1, 0.0, 0.5)["answer"] and "mixes both" in steps(1, 0.0, 0.5)["free"]
     assert "the lenses disagree" in layers(0.0, 0.8, 0.5, 1, 0.5)["amplifies"]
     assert "is not told apart" in layers(0.0, 0.8, 0.5, 1, 0.5)["temperature"]

@@ -1,5 +1,7 @@
 """What the page on decoding shows and records."""
 
+import math
+
 import pandas as pd
 
 from prunelib.chapters.chapter import Chapter
@@ -69,13 +71,12 @@ def record(ch: Chapter, table: pd.DataFrame, control: pd.DataFrame) -> None:
     ch.value("decoding.tokens", int(table["step"].max()) + 1, exact=True, fmt="d")
     labels = list(dict.fromkeys(table["label"]))
     ch.value("decoding.models", listed(labels), exact=True, fmt="s")
-    outside = []
-    for label, some in table.groupby("label", sort=False):
-        _, low, high = rollouts.agreed(some)["gap"]
-        outside += [label] if low > 0 or high < 0 else []
-    ch.value("decoding.outside", listed(outside) or "none", exact=True, fmt="s")
-    ch.value("decoding.law_models", len(labels), exact=True, fmt="d")
-    ch.value("decoding.law_holds", len(labels) - len(outside), exact=True, fmt="d")
+    gaps = {label: rollouts.agreed(some)["gap"] for label, some in table.groupby("label", sort=False)}
+    judged = {label: gap for label, gap in gaps.items() if math.isfinite(gap[1])}  # a single prompt has no interval
+    outside = [label for label, (_, low, high) in judged.items() if low > 0 or high < 0]
+    ch.value("decoding.outside", listed(outside) if outside else "none", exact=True, fmt="s")
+    ch.value("decoding.law_models", len(judged), exact=True, fmt="d")
+    ch.value("decoding.law_holds", len(judged) - len(outside), exact=True, fmt="d")
     ch.claim("C12", parts={"rise": rise, "excess": excess})
     ch.say(say(ch.found))
 
@@ -95,18 +96,20 @@ def say(found: Found) -> dict[str, str]:
     answer = by_verdict(
         found.verdict("C12"),
         f"Errors compound: {numbers}.",
-        f"Errors add up, but they do not compound: {numbers}.",
+        f"By the rule of claim C12 errors add up, but they do not compound: {numbers}.",
         f"Whether errors compound, and do not only add up, is not decided: {numbers}.",
     )
     holds, models = int(found.number("decoding.law_holds")), int(found.number("decoding.law_models"))
     outside = found.show("decoding.outside")
-    law = (
-        f"How long free texts agree follows from forced one-step numbers: the law of this chapter holds within its "
-        f"interval for all {models} models."
-        if holds == models
-        else f"The law of this chapter foretells how long free texts agree for {holds} of {models} models; it fails "
-        f"for {outside}."
-    )
+    law = "A single prompt has no interval in which the law of this chapter could hold or fail."
+    if models:
+        law = (
+            f"How long free texts agree follows from forced one-step numbers: the law of this chapter holds within its "
+            f"interval for all {models} models."
+            if holds == models
+            else f"The law of this chapter foretells how long free texts agree for {holds} of {models} models; it "
+            f"fails for {outside}."
+        )
     history = found.show("decoding.history")
     free = by_side(
         found.side("decoding.history", 0.5),
