@@ -38,12 +38,12 @@ def plain(lm, made, prompts, tokens: int) -> list[list[list[int]]]:
 
 def ours(lm, made, prompts, tokens: int):
     """The same texts, and all three trajectories."""
-    options = {"suppress": sorted(lm.eos_ids), "batch_size": len(prompts)}
+    options = {"suppress": sorted(lm.eos_ids), "batch_size": len(prompts), "groups": [0] * len(prompts)}
     dense = decode.write(lm, prompts, tokens, most_likely, **options)
     with made.applied(lm):
         own = decode.write(lm, prompts, tokens, most_likely, **options)
-        pruned = [decode.states(lm, prompts, ids) for ids in (dense, own)]
-    held = [decode.states(lm, prompts, ids) for ids in (dense, own)]
+        pruned = decode.read(lm, prompts, dense, own)
+    held = decode.read(lm, prompts, dense, own)
     a, b = (decode.Texts(*one) for one in zip((dense, own), held, pruned, strict=True))
     return decode.trajectories(lm, a, b)
 

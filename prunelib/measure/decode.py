@@ -9,7 +9,7 @@ Chain rule: the KL divergence of whole texts is the sum of the one-step divergen
 the sum along sampled texts estimates it without bias; along greedy texts it does not (arXiv:2504.10637).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from prunelib.engine.decode import Choice, Step, decode
-from prunelib.measure.distances import kl, one_minus_cosine
-from prunelib.measure.survival import agreement
+from prunelib.engine.prefix import Tree, begin, can_share, read_trees, shared_lengths
+from prunelib.measure.distances import one_minus_cosine
+from prunelib.measure.survival import agreement_of
 from prunelib.models import hooks
 from prunelib.models.lm import LM, pad
 
-_BLOCK_BYTES = 2**24
+_BLOCK_BYTES = 2**23
 """Of the logits, in float64, that are looked at together: what a cache holds."""
 
 
@@ -52,28 +53,79 @@ class States(NamedTuple):
     """Step in it, from 0, [N]."""
 
 
-@torch.inference_mode()
-def states(lm: LM, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]], batch_size: int = 16) -> States:
-    """What a model holds where it chose, or would have chosen, the tokens of ``texts`` after their ``prompts``.
+_TOKENS = 4096
+"""Read in one pass, padding among them."""
 
-    Texts are read whole, by length. Raises PrunelibError for one that does not fit the model.
+
+def states(lm: LM, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]]) -> States:
+    """What a model holds where it chose, or would have chosen, the tokens of ``texts`` after their ``prompts``."""
+    return read(lm, prompts, texts)[0]
+
+
+@torch.inference_mode()
+def read(lm: LM, prompts: Sequence[Sequence[int]], *several: Sequence[Sequence[int]]) -> list[States]:
+    """:func:`states` of several lists of texts; all texts on one prompt are read together.
+
+    What they have in common is read once, and once for all what all prompts begin with, such as a system prompt.
+    Models that read the same texts do so in the same passes: a twin differs in nothing. Raises PrunelibError for a
+    text that does not fit the model.
     """
-    sequences = [[*prompt, *text[:-1]] for prompt, text in zip(prompts, texts, strict=True)]
-    lm.check_length(max(map(len, sequences), default=0), "a text with its prompt")
-    order = sorted(range(len(texts)), key=lambda i: len(sequences[i]))
+    owners = [prompt for _ in several for prompt in prompts]
+    kept = [len(text) for texts in several for text in texts]
+    texts = [text for texts in several for text in texts]
+    sequences = [[*prompt, *text[:-1]] for prompt, text in zip(owners, texts, strict=True)]
+    longest = max(map(len, sequences), default=0)
+    lm.check_length(longest, "a text with its prompt")
+    reading = _together if can_share(lm, longest) else _alone
+    parts = reading(lm, owners, sequences, kept)
+    found, start = [], 0
+    for some in several:
+        lengths = kept[start : start + len(some)]
+        step = np.concatenate([np.arange(n) for n in lengths]) if lengths else np.zeros(0, int)
+        h = torch.cat(parts[start : start + len(some)])
+        found.append(States(h, np.repeat(np.arange(len(some)), lengths), step))
+        start += len(some)
+    return found
+
+
+def _together(lm: LM, owners, sequences, kept) -> list[Tensor]:
+    """States [n, d] of the last ``kept`` tokens of each sequence: a tree a prompt, every common token once."""
+    last, trees = lm.n_layers - 1, {tuple(prompt): Tree() for prompt in owners}
+    common = shared_lengths(list(trees), [0] * len(trees), [1] * len(trees))[0] if trees else 0
+    paths = []
+    for prompt, sequence, n in zip(owners, sequences, kept, strict=True):
+        path = trees[tuple(prompt)].add(sequence[common:])
+        paths.append(path[len(path) - n :])
+    held: dict[tuple[int, ...], Tensor] = {}
+    for some in _passes({prompt: len(tree.ids) for prompt, tree in trees.items()}):
+        before = begin(lm, [prompt[:common] for prompt in some]) if common else None
+        with hooks.captured(lm, ("resid_post",), [last]) as seen:
+            read_trees(lm, [trees[prompt] for prompt in some], before)
+        held |= dict(zip(some, seen["resid_post"][last], strict=True))
+    return [held[tuple(prompt)][path] for prompt, path in zip(owners, paths, strict=True)]
+
+
+def _alone(lm: LM, owners, sequences, kept) -> list[Tensor]:
+    """The same with each sequence in a padded row of its own."""
     last, parts = lm.n_layers - 1, {}
-    for start in range(0, len(order), batch_size):
-        some = order[start : start + batch_size]
+    for some in _passes({i: len(sequence) for i, sequence in enumerate(sequences)}):
         batch = pad([sequences[i] for i in some], lm.pad_id, device=lm.device)
-        mask = batch["attention_mask"]
-        places = (mask.cumsum(-1) - 1).clamp(min=0)
         with hooks.stop_after(lm, last), hooks.captured(lm, ("resid_post",), [last]) as seen:
-            lm.model(input_ids=batch["input_ids"], attention_mask=mask, position_ids=places, use_cache=False)
-        for i, h in zip(some, seen["resid_post"][last], strict=True):
-            parts[i] = h[len(h) - len(texts[i]) :]
-    lengths = [len(text) for text in texts]
-    step = np.concatenate([np.arange(n) for n in lengths]) if lengths else np.zeros(0, int)
-    return States(torch.cat([parts[i] for i in range(len(texts))]), np.repeat(np.arange(len(texts)), lengths), step)
+            lm.model(**batch, use_cache=False)
+        parts |= {i: h[len(h) - kept[i] :] for i, h in zip(some, seen["resid_post"][last], strict=True)}
+    return [parts[i] for i in range(len(sequences))]
+
+
+def _passes(lengths: dict) -> Iterator[list]:
+    """Keys by length, as many together as :data:`_TOKENS` allows."""
+    some: list = []
+    for key in sorted(lengths, key=lengths.get):
+        if some and (len(some) + 1) * lengths[key] > _TOKENS:
+            yield some
+            some = []
+        some.append(key)
+    if some:
+        yield some
 
 
 COLUMNS = (
@@ -83,45 +135,81 @@ COLUMNS = (
 
 
 class Point(NamedTuple):
-    """A model at some steps: states [N, d], logits and log-probabilities [N, V] in float64 (T = 1, nats)."""
+    """A model at some steps, float64, T = 1: see :func:`point`."""
 
     h: Tensor
+    """States [N, d]."""
     z: Tensor
-    log_p: Tensor
+    """Logits [N, V]."""
+    p: Tensor
+    """Probabilities [N, V]."""
+    log_sum: Tensor
+    """log Σ exp z [N], in nats."""
+    top: Tensor
+    """The most likely token [N]."""
+    dots: Tensor
+    """⟨z, z⟩, ⟨p, p⟩, ⟨p, z⟩ and Σ z, [4, N]."""
 
     def at(self, rows: Tensor) -> "Point":
-        return Point(self.h[rows], self.z[rows], self.log_p[rows])
+        """Some of the steps; itself for all of them in their order."""
+        if torch.equal(rows, torch.arange(len(self.h))):
+            return self
+        return Point(*(one[rows] for one in self[:-1]), self.dots[:, rows])
 
 
 def point(lm: LM, h: Tensor) -> Point:
     """States [N, d] after the last block, through the final norm and the head."""
-    z = lm.unembed(h).double()
-    return Point(h, z, torch.log_softmax(z, -1))
+    return of_logits(h, lm.unembed(h).double())
 
 
-def compare(dense: Point, pruned: Point, chosen: Tensor) -> Tensor:
+def of_logits(h: Tensor, z: Tensor) -> Point:
+    """States [N, d] with logits [N, V] in float64."""
+    log_sum = torch.logsumexp(z, -1)
+    p = (z - log_sum[:, None]).exp_()
+    return Point(h, z, p, log_sum, z.argmax(-1), torch.stack([dot(z, z), dot(p, p), dot(p, z), z.sum(-1)]))
+
+
+def compare(dense: Point, pruned: Point, chosen: Tensor | None = None) -> Tensor:
     """Two models step by step: :data:`COLUMNS` [11, N], float64; ``chosen`` [N] are the ids of the text that is read.
 
     ``one_minus_cos_h`` (before the final norm), ``_z``, ``_p``; both KL divergences in nats; ``rms_dz`` and ``var_dz``
     over the vocabulary, in logit units; ``top1_same``; ``tv``, ``agree_best`` and ``agree_common`` of
-    :func:`prunelib.measure.survival.agreement`, the text being the first model's.
+    :func:`prunelib.measure.survival.agreement`, the text being the first model's, NaN where the two
+    read no text in common (``chosen`` None).
+
+    What needs the whole vocabulary are a dozen dot products: KL(p‖q) = ⟨p, z₁ − z₂⟩ + log Σ exp z₂ − log Σ exp z₁. They
+    round to some 1e-13, far below a float32 logit's own rounding. Where the states are the same nothing differs: equal
+    states may land in different places of a product and differ in the last bit.
     """
-    same = (dense.h == pruned.h).all(-1, keepdim=True)
-    # Equal states may land in different places of a product and differ in the last bit.
-    z, log_q = (torch.where(same, a, b) for a, b in zip(dense[1:], pruned[1:], strict=True))
-    dz = z - dense.z
-    rows = (
+    (zz, pp, pz, total), (ww, qq, qw, other) = dense.dots, pruned.dots
+    zw, pq = dot(dense.z, pruned.z), dot(dense.p, pruned.p)
+    apart, size = pruned.log_sum - dense.log_sum, dense.z.shape[-1]
+    square = (zz - 2 * zw + ww).clamp(min=0) / size
+    same = (dense.h == pruned.h).all(-1)
+    rows = [
         one_minus_cosine(dense.h, pruned.h),
-        one_minus_cosine(dense.z, z),
-        one_minus_cosine(dense.log_p.exp(), log_q.exp()),
-        kl(dense.log_p, log_q),
-        kl(log_q, dense.log_p),
-        dz.square().mean(-1).sqrt(),
-        dz.var(-1, unbiased=False),
-        (dense.z.argmax(-1) == z.argmax(-1)).double(),
-        *agreement(dense.log_p, log_q, chosen.to(log_q.device)),
-    )
+        1 - zw / (zz * ww).sqrt(),
+        1 - pq / (pp * qq).sqrt(),
+        pz - dot(dense.p, pruned.z) + apart,
+        qw - dot(pruned.p, dense.z) - apart,
+        square.sqrt(),
+        square - ((other - total) / size) ** 2,
+    ]
+    rows = [row.clamp(min=0).masked_fill(same, 0) for row in rows]
+    rows.append((dense.top == pruned.top).double().masked_fill(same, 1))
+    if chosen is None:
+        rows += [torch.full_like(apart, torch.nan)] * 3
+    else:
+        here = chosen.to(apart.device)[:, None]
+        ratio = (pruned.z.gather(-1, here) - dense.z.gather(-1, here))[:, 0] - apart
+        tv, best, common = agreement_of(dense.p, pruned.p, ratio)
+        rows += [tv.masked_fill(same, 0), best.masked_fill(same, 1), common.masked_fill(same, 1)]
     return torch.stack(rows)
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Row by row: [N, V], [N, V] -> [N]."""
+    return torch.linalg.vecdot(a, b)
 
 
 class Texts(NamedTuple):
@@ -154,18 +242,21 @@ def trajectories(lm: LM, a: Texts, b: Texts) -> pd.DataFrame:
             torch.tensor([where[at] for at in on], dtype=torch.long)
             for where, on in zip(places, (on_a, on_b), strict=True)
         ]
-        (dense_a, pruned_a), (dense_b, pruned_b) = (
-            [point(lm, states.h[at.to(states.h.device)]) for states in (t.dense, t.pruned)]
+        held = [
+            states.h[at.to(states.h.device)]
             for t, at in zip((a, b), rows, strict=True)
-        )
+            for states in (t.dense, t.pruned)
+        ]
+        z = lm.unembed(torch.cat(held)).split([len(h) for h in held])  # one pass over the head's weights
+        dense_a, pruned_a, dense_b, pruned_b = (of_logits(h, one.double()) for h, one in zip(held, z, strict=True))
         both = [at for at in on_a if at in places[1]]
         i, j = (torch.tensor([on.index(at) for at in both], dtype=torch.long) for on in (on_a, on_b))
         here, there = tokens[0][rows[0]], tokens[1][rows[1]]
         for pair, steps_of, columns in (
             ("direct", on_a, compare(dense_a, pruned_a, here)),
             ("own", on_b, compare(dense_b, pruned_b, there)),
-            ("free", both, compare(dense_a.at(i), pruned_b.at(j), here[i])),
-            ("history", both, compare(dense_a.at(i), dense_b.at(j), here[i])),
+            ("free", both, compare(dense_a.at(i), pruned_b.at(j))),
+            ("history", both, compare(dense_a.at(i), dense_b.at(j))),
         ):
             frame = pd.DataFrame(columns.T.cpu().numpy(), columns=COLUMNS)
             row, step = zip(*steps_of, strict=True) if steps_of else ((), ())

@@ -33,15 +33,19 @@ class Agreement(NamedTuple):
 def agreement(log_p: Tensor, log_q: Tensor, chosen: Tensor) -> Agreement:
     """Of distributions ``log_p`` (it chose the tokens) and ``log_q`` [N, V], in nats; ``chosen`` [N] token ids."""
     log_p, log_q = log_p.double(), log_q.double()
-    ratio = log_q - log_p
-    here = ratio.gather(-1, chosen[:, None])
-    p, q = log_p.exp(), log_q.exp()
-    below = ratio <= here
+    here = (log_q - log_p).gather(-1, chosen[:, None])[:, 0]
+    return agreement_of(log_p.exp(), log_q.exp(), here)
+
+
+def agreement_of(p: Tensor, q: Tensor, ratio: Tensor) -> Agreement:
+    """The same from the probabilities [N, V]; ``ratio`` [N] is log q/p of the token that was chosen."""
     # Σ_j max(p_j, q_j·p_y/q_y): tokens that the other model favours more than this one count by q.
-    mass = p.masked_fill(~below, 0).sum(-1) + q.masked_fill(below, 0).sum(-1) * (-here[:, 0]).exp()
-    same = (ratio == 0).all(-1)
-    common = (1 / mass).masked_fill(same, 1.0).clamp(max=1.0)
-    return Agreement((p - q).abs().sum(-1) / 2, here[:, 0].exp().clamp(max=1.0), common)
+    mass = torch.maximum(p, q * (-ratio).clamp(max=_MOST).exp()[:, None]).sum(-1)
+    return Agreement((p - q).abs_().sum(-1) / 2, ratio.exp().clamp(max=1.0), (1 / mass).clamp(max=1.0))
+
+
+_MOST = 700.0
+"""Largest exponent whose exponential is a number, in float64."""
 
 
 def agreeing(log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -38,7 +38,6 @@ def decoding(run: Run, specs: Sequence[str]) -> pd.DataFrame:
     ``free``, ``history``), ``parted`` (the first step at which the two free texts differ, their common length if none)
     and ``ended`` (that length); ``spec, label, seed``.
     """
-    held: dict = {}
 
     def ask(_spec: str):
         from prunelib.measure import decode
@@ -46,17 +45,16 @@ def decoding(run: Run, specs: Sequence[str]) -> pd.DataFrame:
         asked = _asked(run)
         dense = dense_texts(run)
         own = _write(run, asked)
-        return own, *(decode.states(run.lm, asked.ids, ids) for ids in (dense, own))
+        return own, *decode.read(run.lm, asked.ids, dense, own)
 
     def after(found) -> pd.DataFrame:
         from prunelib.measure import decode
 
         asked, dense = _asked(run), dense_texts(run)
         own, pruned_on_dense, pruned_on_own = found
-        if "dense" not in held:
-            held["dense"] = decode.states(run.lm, asked.ids, dense)
-        a = decode.Texts(dense, held["dense"], pruned_on_dense)
-        b = decode.Texts(own, decode.states(run.lm, asked.ids, own), pruned_on_own)
+        dense_on_dense, dense_on_own = decode.read(run.lm, asked.ids, dense, own)
+        a = decode.Texts(dense, dense_on_dense, pruned_on_dense)
+        b = decode.Texts(own, dense_on_own, pruned_on_own)
         return _named(asked, decode.trajectories(run.lm, a, b), dense, own)
 
     dense_texts(run)  # before any model is compressed in place
@@ -81,7 +79,7 @@ def changed(run: Run) -> pd.DataFrame:
             return z.topk(2, -1).indices[:, 1] if step == 0 else most_likely(z, rows, step)
 
         other = decode.write(run.lm, prompts, run.settings.decode_tokens, second_first)
-        on = [decode.states(run.lm, prompts, ids) for ids in (own, other)]
+        on = decode.read(run.lm, prompts, own, other)
         found = decode.trajectories(
             run.lm, *(decode.Texts(ids, at, at) for ids, at in zip((own, other), on, strict=True))
         )
