@@ -26,6 +26,7 @@ class Profile:
     synthetic: int = _about("effort of the synthetic theorem checks, 1 the smallest")
     seeds: int = _about("calibration seeds, the run's own and those after it")
     texts: int = _about("held-out texts whose perplexity is measured")
+    step_positions: int = _about("positions of each held-out text at which next tokens are compared")
     passages: int = _about("passages of the task items, three questions each")
     option_passages: int = _about("passages of those at whose answer position whole distributions are compared")
     long_prompts: int = _about("prompts of longer texts")
@@ -56,7 +57,7 @@ class Profile:
 PROFILES = {
     "smoke": Profile(
         prompts=4, new_tokens=8, layer_positions=2, calibration=2, calibration_tokens=64, synthetic=1, seeds=2,
-        option_passages=2, texts=6, passages=4,
+        option_passages=2, texts=6, step_positions=3, passages=4,
         long_prompts=3, long_tokens=24, case_texts=1, documents=8, benchmark_items=2,
         decode_prompts=3, decode_tokens=6, decode_draws=2,
         seeded=("wanda:0.5", "sparsegpt:0.5"),
@@ -68,7 +69,7 @@ PROFILES = {
     ),
     "quick": Profile(
         prompts=32, new_tokens=32, layer_positions=8, calibration=16, calibration_tokens=64, synthetic=4, seeds=2,
-        option_passages=5, texts=12, passages=12,
+        option_passages=5, texts=12, step_positions=16, passages=12,
         long_prompts=6, long_tokens=48, case_texts=2, documents=12, benchmark_items=16,
         decode_prompts=10, decode_tokens=24, decode_draws=8,
         seeded=("wanda:0.5", "sparsegpt:0.5"),
@@ -80,7 +81,7 @@ PROFILES = {
     ),
     "full": Profile(
         prompts=40, new_tokens=64, layer_positions=16, calibration=64, calibration_tokens=64, synthetic=8, seeds=3,
-        option_passages=60, texts=40, passages=60,
+        option_passages=60, texts=40, step_positions=64, passages=60,
         long_prompts=40, long_tokens=96, case_texts=8, documents=60, benchmark_items=32,
         decode_prompts=24, decode_tokens=32, decode_draws=8,
         seeded=("wanda:0.5", "wanda:2:4", "sparsegpt:0.5", "sparsegpt:2:4"),
