@@ -1,13 +1,14 @@
 """What the page on decoding shows and records."""
 
 import math
+from collections.abc import Sequence
 
 import pandas as pd
 
 from prunelib.chapters.chapter import Chapter
 from prunelib.chapters.decoding.measure import pruned
 from prunelib.measure import rollouts
-from prunelib.report import facts
+from prunelib.report import comparison, facts
 from prunelib.report.sentences import Found, by_side, by_verdict, listed
 
 
@@ -129,3 +130,8 @@ def say(found: Found) -> dict[str, str]:
 
 def _more(found: Found, key: str) -> str:
     return {1: "larger", -1: "smaller"}.get(found.side(key, 0.0), "not clearly other")
+
+
+def against_dense(ch: Chapter, specs: Sequence[str]) -> pd.DataFrame:
+    """Token by token on held-out text, a column a model (measure.token_summary)."""
+    return comparison.against_dense(ch, specs)

@@ -7,7 +7,7 @@ import pandas as pd
 from prunelib.chapters.chapter import Chapter
 from prunelib.chapters.dropping_layers import benchmarks, readouts
 from prunelib.methods import parse
-from prunelib.report import paper, scores, tables
+from prunelib.report import comparison, paper, scores, tables
 from prunelib.report.scores import SHOWN, beside_rows
 from prunelib.report.sentences import listed
 from prunelib.runs.zoo.scores import paper_drops
@@ -156,3 +156,8 @@ def where_lost(ch: Chapter, spaces: pd.DataFrame, answers: pd.DataFrame) -> pd.D
 def drop_lists(ch: Chapter, specs: Sequence[str]):
     """Which layers each plan drops."""
     return scores.drop_lists(ch, specs)
+
+
+def against_dense(ch: Chapter, specs: Sequence[str]) -> pd.DataFrame:
+    """Token by token on held-out text, a column a model (measure.token_summary)."""
+    return comparison.against_dense(ch, specs)

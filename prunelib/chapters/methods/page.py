@@ -4,9 +4,9 @@ import pandas as pd
 
 from prunelib.chapters.chapter import Chapter
 from prunelib.chapters.methods import perplexity
-from prunelib.chapters.methods.measure import described, memory, perplexity_of
+from prunelib.chapters.methods.measure import described, memory, perplexity_of, walks_of
 from prunelib.measure.stats import smooth
-from prunelib.report import facts
+from prunelib.report import comparison, facts
 from prunelib.runs.options import DEFAULT_MODEL
 from prunelib.tasks import corpora
 
@@ -154,3 +154,9 @@ def caption(found: pd.DataFrame) -> str:
         for row in found.drop_duplicates("corpus").itertuples()
     ]
     return " ".join(lines) + " Each window is read alone; its first token is given."
+
+
+def against_dense(ch: Chapter, specs: str = "") -> pd.DataFrame:
+    """Token by token on held-out text, a column a model of the run's own seed (measure.token_summary)."""
+    walks = [walk for walk in walks_of(ch, specs) if walk.seed == ch.seed]
+    return comparison.against_dense(ch, [spec for walk in walks for spec in walk.specs])

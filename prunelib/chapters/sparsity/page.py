@@ -1,10 +1,12 @@
 """What the page on sparsity shows and records."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from prunelib.chapters.chapter import Chapter
 from prunelib.methods import parse
-from prunelib.report import scores
+from prunelib.report import comparison, scores
 from prunelib.report.scores import SHOWN, beside_rows
 from prunelib.report.sentences import Found, by_verdict
 from prunelib.tasks import shares
@@ -84,3 +86,8 @@ def by_model(ch: Chapter, answers: pd.DataFrame) -> pd.DataFrame:
 def record(ch: Chapter, answers: pd.DataFrame) -> pd.DataFrame:
     """Record the values ``sparsity.*`` and claim C9; returns all scores as a table."""
     return scores.record(ch, answers, "sparsity", "C9")
+
+
+def against_dense(ch: Chapter, specs: Sequence[str]) -> pd.DataFrame:
+    """Token by token on held-out text, a column a model (measure.token_summary)."""
+    return comparison.against_dense(ch, specs)
