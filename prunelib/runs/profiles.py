@@ -81,9 +81,9 @@ PROFILES = {
     ),
     "full": Profile(
         prompts=40, new_tokens=64, layer_positions=16, calibration=64, calibration_tokens=64, synthetic=8, seeds=3,
-        option_passages=60, texts=40, step_positions=64, passages=60,
+        option_passages=24, texts=40, step_positions=64, passages=60,
         long_prompts=40, long_tokens=96, case_texts=8, documents=60, benchmark_items=32,
-        decode_prompts=24, decode_tokens=32, decode_draws=8,
+        decode_prompts=16, decode_tokens=32, decode_draws=8,
         seeded=("wanda:0.5", "wanda:2:4", "sparsegpt:0.5", "sparsegpt:2:4"),
         sparse=tuple(f"{name}:{pattern}" for name in ("magnitude", "wanda", "sparsegpt")
                      for pattern in ("0.3", "0.5", "0.7", "2:4", "4:8")),
