@@ -100,7 +100,7 @@ def causes(data: pd.DataFrame, style: Style) -> Drawn:
                 axis.fill_between(
                     some["step"] + 1, some["lo"], some["hi"], color=shown[cause]["color"], alpha=0.15, lw=0
                 )
-        axis.set(title=label, xlabel="token written", ylabel="KL(dense ‖ pruned), nats")
+        axis.set(title=label, xlabel="token written", ylabel="KL, nats")
         axis.axhline(0, color=style.muted, lw=0.8)
         top = 1.3 * data["mean"].max()
         axis.set_ylim(-0.1 * top, top)

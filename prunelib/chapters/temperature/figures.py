@@ -37,8 +37,8 @@ def _label(band: str) -> str:
 @figure("fig-heat-regimes", "The mean change against temperature, by confidence and by top token")
 def regimes(data: pd.DataFrame, style: Style) -> Drawn:
     """Mean 1 − cos p against T by confidence of the dense model, for kept, overtaken and all tokens."""
-    fig, axes = style.subplots(height=4.8, nrows=2, ncols=3, sharex=True, sharey=True)
-    titles = {"kept": "top token kept", "overtaken": "top token overtaken", "all tokens": "all tokens"}
+    fig, axes = style.subplots(height=4.8, nrows=2, ncols=3, columns=2, sharex=True, sharey=True)
+    titles = {"kept": "top kept", "overtaken": "top overtaken", "all tokens": "all tokens"}
     for row, sublayer in zip(axes, SUBLAYERS, strict=True):
         for axis, (top, title) in zip(row, titles.items(), strict=True):
             some = data[(data["sublayer"] == sublayer) & (data["top"] == top) & (data["points"] >= FEW)]
@@ -192,7 +192,7 @@ def peaks(data: pd.DataFrame, style: Style) -> Drawn:
 @figure("fig-heat-theorems", "Theorems 2 and 3 along the temperature")
 def theorems(data: pd.DataFrame, style: Style) -> Drawn:
     """Means over points of measurement, estimate and proven interval against T, for 1 − cos p and both KLs."""
-    fig, axes = style.subplots(height=4.8, nrows=2, ncols=3, sharex=True, sharey="col")
+    fig, axes = style.subplots(height=4.8, nrows=2, ncols=3, columns=2, sharex=True, sharey="col")
     sides = looks.sides(style)
     quantities = {q: looks.DEVIATIONS[q] for q in ("one_minus_cos_p", "kl_dense_pruned", "kl_pruned_dense")}
     for row, sublayer in zip(axes, SUBLAYERS, strict=True):
