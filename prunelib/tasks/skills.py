@@ -17,13 +17,14 @@ alone is right.
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from prunelib.errors import PrunelibError
-from prunelib.models.lm import LM
-from prunelib.tasks.readouts import continuation_ids
-from prunelib.tasks.score import Request, loglikelihoods
+
+if TYPE_CHECKING:  # items are made without torch, as a page that is only read again needs no more
+    from prunelib.models.lm import LM
 
 SKILLS = ("arithmetic", "brackets")
 CLOSES = {"(": ")", "[": "]", "{": "}", "<": ">"}
@@ -110,11 +111,13 @@ def _brackets(number: int, draw: random.Random) -> Iterator[SkillItem]:
 # ---------------------------------------------------------------- asked of a model
 
 
-def one_token(lm: LM, item: SkillItem) -> tuple[list[int], list[int]] | None:
+def one_token(lm: "LM", item: SkillItem) -> tuple[list[int], list[int]] | None:
     """Ids of the prompt and of each option, where every option is one token of its own after it; else None.
 
     Some tokenizers write the space before a digit with it, others as a token of its own: then it belongs to the prompt.
     """
+    from prunelib.tasks.readouts import continuation_ids
+
     for prompt, space in ((item.prompt, " "), (item.prompt + " ", "")):
         context = lm.encode_one(prompt, chat=False)
         after = [continuation_ids(lm, prompt, space + option, context) for option in item.options]
@@ -124,13 +127,15 @@ def one_token(lm: LM, item: SkillItem) -> tuple[list[int], list[int]] | None:
     return None
 
 
-def answers(lm: LM, items: Sequence[SkillItem], batch_size: int = 128) -> pd.DataFrame:
+def answers(lm: "LM", items: Sequence[SkillItem], batch_size: int = 128) -> pd.DataFrame:
     """Ask for the next token of every item; one row an item, a cluster of its own.
 
     Columns: ``item_id, passage_id`` (the same), ``type`` (the skill), ``choice`` (the answer is the likeliest of the
     options), ``free`` (of the whole vocabulary), ``chance`` (one over the number of options; it belongs to ``choice``).
     Items whose options are not one token each are left out; raises PrunelibError where none is left.
     """
+    from prunelib.tasks.score import Request, loglikelihoods
+
     asked = [(item, *ids) for item in items if (ids := one_token(lm, item))]
     if not asked:
         raise PrunelibError("this model's tokenizer writes no digit and no closing bracket as one token of its own")

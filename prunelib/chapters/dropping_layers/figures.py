@@ -132,3 +132,40 @@ def readouts(data: pd.DataFrame, style: Style) -> Drawn:
     )
     listed = ", ".join(f"{name} {number(value)}" for name, value in mean.items())
     return Drawn(fig, caption, f"Two line charts of what pruned models keep, by read-out. Means: {listed}.")
+
+
+@figure("fig-skills-kept", "Skills of one token against free generation")
+def skills(data: pd.DataFrame, style: Style) -> Drawn:
+    """Share of the dense score kept against the share of layers dropped: in one token, and in longer answers."""
+    drawn, mean = data[data["kind"] != "mean"], data[data["kind"] == "mean"].set_index("readout")["kept"]
+    kinds = [kind for kind in KINDS if kind in set(drawn["kind"])]
+    fig, axes = style.subplots(height=3.2, ncols=len(kinds), sharey=True, squeeze=False)
+    axes, shown = axes[0], looks.one_token(style)
+    for axis, kind in zip(axes, kinds, strict=True):
+        for name, look in shown.items():
+            rows = drawn[(drawn["kind"] == kind) & (drawn["readout"] == name)].sort_values("x")
+            axis.fill_between(rows["x"], rows["lo"], rows["hi"], color=look["color"], alpha=0.15, lw=0)
+            axis.plot(rows["x"], rows["kept"], label=looks.ONE_TOKEN[name], **look)
+        for name, line in (("arithmetic", 3), ("brackets", 4)):
+            rows = drawn[(drawn["kind"] == kind) & (drawn["readout"] == name)].sort_values("x")
+            thin = {"color": shown["free"]["color"], "ls": style.linestyles[line], "lw": 1, "alpha": 0.8}
+            axis.plot(rows["x"], rows["kept"], label=f"{name}, free", **thin)
+        axis.set(title=KINDS[kind], xlabel="% of layers", xlim=(0, None))
+    frame(axes, drawn[drawn["readout"].isin(shown)], style)
+    style.legend(fig)
+    caption = (
+        f"**Free answers of one token, where nothing can compound, keep {percent(mean['free'])} of the dense score, "
+        f"and free generation {percent(mean['generation'])} (mean over the plans drawn).** "
+        "One token: sums and differences of digits, and the next closing bracket, both skills together, thin lines "
+        "each alone; shading is the 95 % interval over items. Among four options it is the score above guessing, and "
+        f"{percent(mean['choice'])} is kept. Generation: the questions on passages, interval over passages. "
+        "Where the one-token line lies as low as generation, a skill is lost; where only generation falls, writing is."
+    )
+    rest = drawn[drawn["x"] > 0].pivot_table("kept", "label", "readout", sort=False)
+    rest = rest.reindex(columns=list(shown))
+    listed = "; ".join(
+        f"{label} {number(row['free'])}, {number(row['choice'])}, {number(row['generation'])}"
+        for label, row in rest.iterrows()
+    )
+    alt = f"Line charts of the share kept against the layers dropped. Free one token, choice, generation: {listed}."
+    return Drawn(fig, caption, alt)

@@ -84,3 +84,8 @@ def by_model(ch: Chapter, answers: pd.DataFrame) -> pd.DataFrame:
 def record(ch: Chapter, answers: pd.DataFrame) -> pd.DataFrame:
     """Record the values ``sparsity.*`` and claim C9; returns all scores as a table."""
     return scores.record(ch, answers, "sparsity", "C9")
+
+
+def paired(ch: Chapter, answers: pd.DataFrame) -> pd.DataFrame:
+    """Record ``sparsity.paired.*``; returns the paired tests of each setting against dense as a table."""
+    return scores.record_paired(ch, answers, "sparsity")

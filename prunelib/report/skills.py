@@ -1,0 +1,183 @@
+"""What compressed models keep of skills that are asked for in one token, and what that says of compounding."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from prunelib.measure import independent, stats
+from prunelib.report import facts
+from prunelib.report.sentences import Found, by_side
+from prunelib.tasks import shares
+
+SKILLS = ("arithmetic", "brackets")
+BOTH = "both"
+READOUTS = ("choice", "free")
+"""The answer is the likeliest of its options; of the whole vocabulary."""
+
+MEAN = "mean of all"
+
+
+def kept(table: pd.DataFrame, specs: Sequence[str], skill: str, readout: str) -> stats.Interval:
+    """Share kept of the dense score, mean over ``specs``: (value, lo, hi), 95 % over items, each paired with dense.
+
+    ``table`` as from runs.zoo.skills; ``skill`` one of :data:`SKILLS`, or :data:`BOTH`. ``choice`` is taken above
+    chance, ``free`` above 0. NaN where the dense score is not above that, or where there are no such models.
+    """
+    some = table if skill == BOTH else table[table["type"] == skill]
+    wide = some.pivot_table(readout, "item_id", "spec", aggfunc="mean", sort=False)
+    if not len(specs) or not len(wide):
+        return (math.nan,) * 3
+    chance = some.groupby("item_id", sort=False)["chance"].first() if readout == "choice" else 0.0
+    own = wide[list(specs)].to_numpy().mean(1)
+    value, lo, hi = stats.kept(own, wide["dense"].to_numpy(), wide.index, chance)
+    return (value,) * 3 if list(specs) == ["dense"] else (value, lo, hi)
+
+
+def by_spec(table: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
+    """Figure data: ``spec, label, readout, kept, lo, hi`` of each model and of their mean (``spec`` mean of all).
+
+    Read-outs are the one-token ``choice`` and ``free`` of both skills, ``free`` of each skill by its name, and
+    ``generation`` of the task items (``answers`` as from runs.zoo.scores, of the same models).
+    """
+    labels = dict(zip(table["spec"], table["label"], strict=True))
+    pruned = [spec for spec in labels if spec != "dense"]
+    groups = [([spec], spec, label) for spec, label in labels.items()] + [(pruned, MEAN, MEAN)]
+    rows = []
+    for specs, spec, label in groups:
+        found = {name: kept(table, specs, BOTH, name) for name in READOUTS}
+        found |= {skill: kept(table, specs, skill, "free") for skill in SKILLS}
+        generation = shares.mean_kept(answers, specs, shares.WRITTEN)
+        found[shares.WRITTEN] = (generation[0],) * 3 if spec == "dense" else generation
+        rows += [(spec, label, name, *numbers) for name, numbers in found.items()]
+    return pd.DataFrame(rows, columns=["spec", "label", "readout", "kept", "lo", "hi"])
+
+
+def by_model(table: pd.DataFrame, answers: pd.DataFrame | None = None) -> pd.DataFrame:
+    """For the page, a row a model: dense scores, then shares kept by skill and read-out with their intervals.
+
+    With ``answers``, also those of the task items in ``forced`` and ``generation``.
+    """
+    labels = dict(zip(table["spec"], table["label"], strict=True))
+    pruned = [spec for spec in labels if spec != "dense"]
+    names = {(skill, readout): f"{skill}, {readout}" for skill in SKILLS for readout in READOUTS}
+    dense, row = table[table["spec"] == "dense"], {"model": "dense, its scores"}
+    for (skill, readout), name in names.items():
+        row[name] = facts.number(dense.loc[dense["type"] == skill, readout].mean(), ".2f")
+    beside = {} if answers is None else {"forced": "items, next token", "generation": "items, generation"}
+    if answers is not None:
+        own = answers[answers["spec"] == "dense"]
+        row |= {name: facts.number(own[readout].mean(), ".2f") for readout, name in beside.items()}
+    rows = [row]
+    for specs, label in [([spec], labels[spec]) for spec in pruned] + [(pruned, MEAN)] * (len(pruned) > 1):
+        row = {"model": label}
+        row |= {name: _shown(kept(table, specs, *key)) for key, name in names.items()}
+        row |= {name: _shown(shares.mean_kept(answers, specs, readout)) for readout, name in beside.items()}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _shown(interval: stats.Interval) -> str:
+    return facts.show(dict(zip(("value", "lo", "hi"), interval, strict=True)) | {"exact": False, "fmt": ".0%"})
+
+
+def record(ch, table: pd.DataFrame, specs: Sequence[str], prefix: str = "skills") -> None:
+    """Record the values ``<prefix>.*``: dense scores, and shares kept, mean over ``specs``."""
+    dense = table[table["spec"] == "dense"]
+    ch.value(f"{prefix}.items", len(dense), exact=True, fmt="d")
+    ch.value(f"{prefix}.left_out", len(SKILLS) * ch.settings.skill_items - len(dense), exact=True, fmt="d")
+    ch.value(f"{prefix}.models", len(specs), exact=True, fmt="d")
+    for readout in READOUTS:
+        ch.value(f"{prefix}.{readout}", *kept(table, specs, BOTH, readout), fmt=".0%")
+        for skill in SKILLS:
+            some = dense[dense["type"] == skill]
+            score = stats.share(some[readout], some["item_id"]) if len(some) else (math.nan,) * 3
+            ch.value(f"{prefix}.{skill}.dense.{readout}", *score, fmt=".2f")
+            ch.value(f"{prefix}.{skill}.{readout}", *kept(table, specs, skill, readout), fmt=".0%")
+
+
+def compare(ch, answers: pd.DataFrame, specs: Sequence[str], prefix: str = "skills") -> None:
+    """Record ``generation`` and ``forced`` of the task items over the same models, and what free one-token
+    answers (recorded by :func:`record`) keep more than each. Items and one-token items have nothing in common."""
+    free = ch.found.values[f"{prefix}.free"]
+    free = tuple(math.nan if free[name] is None else free[name] for name in ("value", "lo", "hi"))
+    for readout in (shares.WRITTEN, "forced"):
+        other = shares.mean_kept(answers, specs, readout)
+        ch.value(f"{prefix}.{readout}", *other, fmt=".0%")
+        ch.value(f"{prefix}.minus_{readout}", *independent.difference(free, other), fmt=".2f")
+
+
+def say(found: Found, prefix: str = "skills") -> str:
+    """Is a skill lost, or does only the writing of several tokens suffer?"""
+    if not found.is_defined(f"{prefix}.free"):
+        return _nothing_to_lose(found, prefix)
+    lost = _lost(found, prefix)
+    if not found.is_defined(f"{prefix}.minus_{shares.WRITTEN}"):
+        return f"{lost} The dense model writes no answers to the items that could be lost beside them."
+    generation, apart = found.show(f"{prefix}.generation"), found.show(f"{prefix}.minus_generation")
+    writing = by_side(
+        found.side(f"{prefix}.minus_generation", 0.0),
+        f"Free generation of the items keeps less, {generation} (difference of the shares {apart}): not all of its "
+        "loss is seen in one token, and compounding may be the rest.",
+        f"Free generation of the items keeps more, {generation} (difference of the shares {apart}): more is lost where "
+        "nothing can compound than in longer answers, so that compounding is not needed to explain the loss of these.",
+        f"Free generation of the items keeps {generation}, which is not told apart (difference of the shares {apart}): "
+        "these numbers do not ask for compounding.",
+    )
+    return f"{lost} {writing} {_forced(found, prefix)}".strip()
+
+
+def _lost(found: Found, prefix: str) -> str:
+    free, choice = found.show(f"{prefix}.free"), _share(found, f"{prefix}.choice")
+    parts = " and ".join(f"{skill} {_share(found, f'{prefix}.{skill}.free')}" for skill in SKILLS)
+    numbers = f"{free} of the dense score ({parts}); chosen among four options, {choice} of what is above guessing"
+    return by_side(
+        found.side(f"{prefix}.free", 1.0),
+        f"Skills of one token are not lost, they gain: free answers of one token keep {numbers}.",
+        f"Skills are lost: free answers of one token, where no error can feed on another, keep {numbers}.",
+        f"A loss of skills is not told apart from none: free answers of one token keep {numbers}.",
+    )
+
+
+def _forced(found: Found, prefix: str) -> str:
+    if not found.is_defined(f"{prefix}.minus_forced"):
+        return ""
+    side = by_side(
+        found.side(f"{prefix}.minus_forced", 0.0),
+        "less than one-token answers do",
+        "more than one-token answers do",
+        "which is not told apart from one-token answers",
+    )
+    return (
+        "On the same items as generation the next token after the true answer so far, where nothing compounds either, "
+        f"keeps {found.show(f'{prefix}.forced')}, {side}."
+    )
+
+
+def say_alone(found: Found, prefix: str) -> str:
+    """The same where no items were written: what falls in one token cannot be compounding."""
+    if not found.is_defined(f"{prefix}.free"):
+        return _nothing_to_lose(found, prefix)
+    end = by_side(
+        found.side(f"{prefix}.free", 1.0),
+        "Nothing falls that could be told from compounding.",
+        "What falls in one token cannot be compounding: a part of what these models lose is lost before they read a "
+        "word of their own.",
+        "So these items do not show a loss that could not be compounding.",
+    )
+    return f"{_lost(found, prefix)} {end}"
+
+
+def _nothing_to_lose(found: Found, prefix: str) -> str:
+    if not int(found.number(f"{prefix}.models")):
+        return "This run has no pruned model to ask for one token."
+    scores = " and ".join(f"{skill} {found.show(f'{prefix}.{skill}.dense.free')}" for skill in SKILLS)
+    return (
+        f"What is lost in one token this run cannot say: the dense model's own free answers ({scores}) cannot be told "
+        "from 0, or they are too few for an interval."
+    )
+
+
+def _share(found: Found, key: str) -> str:
+    return found.show(key) if np.isfinite(found.number(key)) else "an undefined share"
