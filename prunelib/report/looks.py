@@ -9,8 +9,8 @@ from prunelib.report.style import Style
 
 READOUTS = {"choice": "multiple choice", "forced": "next token, true answer so far", "generation": "generation"}
 ONE_TOKEN = {
-    "choice": "one token, among four options",
-    "free": "one token, free",
+    "arithmetic": "arithmetic, one token",
+    "brackets": "brackets, one token",
     "generation": "free generation of the items",
 }
 LENSES = {"raw": "raw lens Wh", "normed": "normed lens W ln(h)"}
@@ -50,10 +50,10 @@ def readouts(style: Style) -> dict[str, dict]:
 
 
 def one_token(style: Style) -> dict[str, dict]:
-    """How a skill is asked for in one token, beside answers of several; named by :data:`ONE_TOKEN`."""
+    """Skills that are asked for in one token, beside answers of several; named by :data:`ONE_TOKEN`."""
     return {
-        "choice": _look(style, "blue", "o", 0),
-        "free": _look(style, "purple", "D", 2),
+        "arithmetic": _look(style, "purple", "D", 0),
+        "brackets": _look(style, "sky", "^", 2),
         "generation": _look(style, "vermillion", "s", 1),
     }
 

@@ -249,7 +249,9 @@ def say_paired(found: Found, chapter: str) -> str:
         f"; in {few} of them fewer than {stats.FEW} passages hold a flip, too few to show a spread, and there only "
         "McNemar's p says how little evidence that is"
     )
-    luck = f"Of {tests} tests about {tests * ALPHA:.1g} would fall below {ALPHA} by luck alone."
+    luck = (
+        f"If no model differed from dense, about {tests * ALPHA:.1g} of {tests} tests would still fall below {ALPHA}."
+    )
     return f"{trust} {sides}{seen if few and items > passages else ''}. {luck}"
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from prunelib.measure import independent, stats
 from prunelib.report import facts
-from prunelib.report.sentences import Found, by_side
+from prunelib.report.sentences import Found, by_side, listed
 from prunelib.tasks import shares
 
 SKILLS = ("arithmetic", "brackets")
@@ -38,16 +38,16 @@ def kept(table: pd.DataFrame, specs: Sequence[str], skill: str, readout: str) ->
 def by_spec(table: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     """Figure data: ``spec, label, readout, kept, lo, hi`` of each model and of their mean (``spec`` mean of all).
 
-    Read-outs are the one-token ``choice`` and ``free`` of both skills, ``free`` of each skill by its name, and
-    ``generation`` of the task items (``answers`` as from runs.zoo.scores, of the same models).
+    ``readout`` is the name of a skill (free answers of one token), of a skill and ``_choice`` (among its options), or
+    ``generation``, that of the task items (``answers`` as from runs.zoo.scores, of the same models).
     """
     labels = dict(zip(table["spec"], table["label"], strict=True))
     pruned = [spec for spec in labels if spec != "dense"]
     groups = [([spec], spec, label) for spec, label in labels.items()] + [(pruned, MEAN, MEAN)]
     rows = []
     for specs, spec, label in groups:
-        found = {name: kept(table, specs, BOTH, name) for name in READOUTS}
-        found |= {skill: kept(table, specs, skill, "free") for skill in SKILLS}
+        found = {skill: kept(table, specs, skill, "free") for skill in SKILLS}
+        found |= {f"{skill}_choice": kept(table, specs, skill, "choice") for skill in SKILLS}
         generation = shares.mean_kept(answers, specs, shares.WRITTEN)
         found[shares.WRITTEN] = (generation[0],) * 3 if spec == "dense" else generation
         rows += [(spec, label, name, *numbers) for name, numbers in found.items()]
@@ -79,6 +79,8 @@ def by_model(table: pd.DataFrame, answers: pd.DataFrame | None = None) -> pd.Dat
 
 
 def _shown(interval: stats.Interval) -> str:
+    if not math.isfinite(interval[0]):
+        return "not defined"
     return facts.show(dict(zip(("value", "lo", "hi"), interval, strict=True)) | {"exact": False, "fmt": ".0%"})
 
 
@@ -100,12 +102,13 @@ def record(ch, table: pd.DataFrame, specs: Sequence[str], prefix: str = "skills"
 def compare(ch, answers: pd.DataFrame, specs: Sequence[str], prefix: str = "skills") -> None:
     """Record ``generation`` and ``forced`` of the task items over the same models, and what free one-token
     answers (recorded by :func:`record`) keep more than each. Items and one-token items have nothing in common."""
-    free = ch.found.values[f"{prefix}.free"]
-    free = tuple(math.nan if free[name] is None else free[name] for name in ("value", "lo", "hi"))
-    for readout in (shares.WRITTEN, "forced"):
-        other = shares.mean_kept(answers, specs, readout)
-        ch.value(f"{prefix}.{readout}", *other, fmt=".0%")
-        ch.value(f"{prefix}.minus_{readout}", *independent.difference(free, other), fmt=".2f")
+    other = {readout: shares.mean_kept(answers, specs, readout) for readout in (shares.WRITTEN, "forced")}
+    for readout, numbers in other.items():
+        ch.value(f"{prefix}.{readout}", *numbers, fmt=".0%")
+        for part in ("", *(f".{skill}" for skill in SKILLS)):
+            free = ch.found.values[f"{prefix}{part}.free"]
+            free = tuple(math.nan if free[name] is None else free[name] for name in ("value", "lo", "hi"))
+            ch.value(f"{prefix}{part}.minus_{readout}", *independent.difference(free, numbers), fmt=".2f")
 
 
 def say(found: Found, prefix: str = "skills") -> str:
@@ -113,31 +116,41 @@ def say(found: Found, prefix: str = "skills") -> str:
     if not found.is_defined(f"{prefix}.free"):
         return _nothing_to_lose(found, prefix)
     lost = _lost(found, prefix)
-    if not found.is_defined(f"{prefix}.minus_{shares.WRITTEN}"):
-        return f"{lost} The dense model writes no answers to the items that could be lost beside them."
-    generation, apart = found.show(f"{prefix}.generation"), found.show(f"{prefix}.minus_generation")
+    if not found.is_defined(f"{prefix}.minus_generation"):
+        return f"{lost} {_forced(found, prefix)} The dense model writes no answers that could be compared."
+    apart = (
+        f"{found.show(f'{prefix}.generation')} (one token minus generation {found.show(f'{prefix}.minus_generation')})"
+    )
     writing = by_side(
         found.side(f"{prefix}.minus_generation", 0.0),
-        f"Free generation of the items keeps less, {generation} (difference of the shares {apart}): not all of its "
-        "loss is seen in one token, and compounding may be the rest.",
-        f"Free generation of the items keeps more, {generation} (difference of the shares {apart}): more is lost where "
-        "nothing can compound than in longer answers, so that compounding is not needed to explain the loss of these.",
-        f"Free generation of the items keeps {generation}, which is not told apart (difference of the shares {apart}): "
-        "these numbers do not ask for compounding.",
+        f"Free generation of the items keeps less, {apart}: not all of its loss is seen in one token. The rest may be "
+        "compounding, or that a longer answer needs all of its tokens right.",
+        f"Free generation of the items keeps more, {apart}: more is lost where nothing can compound than in longer "
+        "answers, so that compounding is not needed to explain what these lose.",
+        f"Free generation of the items keeps {apart}, which is not told apart: these numbers do not ask for "
+        "compounding.",
     )
-    return f"{lost} {writing} {_forced(found, prefix)}".strip()
+    return " ".join(part for part in (lost, writing, _by_skill(found, prefix), _forced(found, prefix)) if part)
 
 
 def _lost(found: Found, prefix: str) -> str:
-    free, choice = found.show(f"{prefix}.free"), _share(found, f"{prefix}.choice")
-    parts = " and ".join(f"{skill} {_share(found, f'{prefix}.{skill}.free')}" for skill in SKILLS)
-    numbers = f"{free} of the dense score ({parts}); chosen among four options, {choice} of what is above guessing"
-    return by_side(
-        found.side(f"{prefix}.free", 1.0),
-        f"Skills of one token are not lost, they gain: free answers of one token keep {numbers}.",
-        f"Skills are lost: free answers of one token, where no error can feed on another, keep {numbers}.",
-        f"A loss of skills is not told apart from none: free answers of one token keep {numbers}.",
+    lost = [skill for skill in SKILLS if found.side(f"{prefix}.{skill}.free", 1.0) < 0]
+    first = {0: "No loss of a skill is told apart from none", len(SKILLS): "Part of both skills is lost"}
+    parts = ", ".join(f"{skill} {_share(found, f'{prefix}.{skill}.free')}" for skill in SKILLS)
+    return (
+        f"{first.get(len(lost), f'Part of one skill is lost, {listed(lost)}')}: free answers of one token, where no "
+        f"error can feed on another, keep {found.show(f'{prefix}.free')} of the dense score ({parts}). Among four "
+        f"options {_share(found, f'{prefix}.choice')} of what is above guessing is kept."
     )
+
+
+def _by_skill(found: Found, prefix: str) -> str:
+    """How each skill compares with generation, where the two do not compare alike."""
+    sides = {skill: found.side(f"{prefix}.{skill}.minus_generation", 0.0) for skill in SKILLS}
+    if len(set(sides.values())) == 1:
+        return ""
+    words = {1: "more than generation", -1: "less than generation", 0: "a share not told apart from it"}
+    return f"Skill by skill, {' and '.join(f'{skill} keeps {words[side]}' for skill, side in sides.items())}."
 
 
 def _forced(found: Found, prefix: str) -> str:
@@ -147,7 +160,7 @@ def _forced(found: Found, prefix: str) -> str:
         found.side(f"{prefix}.minus_forced", 0.0),
         "less than one-token answers do",
         "more than one-token answers do",
-        "which is not told apart from one-token answers",
+        "not told apart from one-token answers",
     )
     return (
         "On the same items as generation the next token after the true answer so far, where nothing compounds either, "
@@ -159,12 +172,11 @@ def say_alone(found: Found, prefix: str) -> str:
     """The same where no items were written: what falls in one token cannot be compounding."""
     if not found.is_defined(f"{prefix}.free"):
         return _nothing_to_lose(found, prefix)
-    end = by_side(
-        found.side(f"{prefix}.free", 1.0),
-        "Nothing falls that could be told from compounding.",
-        "What falls in one token cannot be compounding: a part of what these models lose is lost before they read a "
-        "word of their own.",
-        "So these items do not show a loss that could not be compounding.",
+    falls = any(found.side(f"{prefix}.{skill}.free", 1.0) < 0 for skill in SKILLS)
+    end = (
+        "What falls in one token cannot be compounding: it is lost before a model has read a word of its own."
+        if falls
+        else "These items show nothing that could not be compounding."
     )
     return f"{_lost(found, prefix)} {end}"
 

@@ -142,30 +142,32 @@ def skills(data: pd.DataFrame, style: Style) -> Drawn:
     fig, axes = style.subplots(height=3.2, ncols=len(kinds), sharey=True, squeeze=False)
     axes, shown = axes[0], looks.one_token(style)
     for axis, kind in zip(axes, kinds, strict=True):
+        rows = drawn[drawn["kind"] == kind].sort_values("x")
         for name, look in shown.items():
-            rows = drawn[(drawn["kind"] == kind) & (drawn["readout"] == name)].sort_values("x")
-            axis.fill_between(rows["x"], rows["lo"], rows["hi"], color=look["color"], alpha=0.15, lw=0)
-            axis.plot(rows["x"], rows["kept"], label=looks.ONE_TOKEN[name], **look)
-        for name, line in (("arithmetic", 3), ("brackets", 4)):
-            rows = drawn[(drawn["kind"] == kind) & (drawn["readout"] == name)].sort_values("x")
-            thin = {"color": shown["free"]["color"], "ls": style.linestyles[line], "lw": 1, "alpha": 0.8}
-            axis.plot(rows["x"], rows["kept"], label=f"{name}, free", **thin)
+            some = rows[rows["readout"] == name]
+            if some["kept"].notna().any():
+                axis.fill_between(some["x"], some["lo"], some["hi"], color=look["color"], alpha=0.15, lw=0)
+                axis.plot(some["x"], some["kept"], label=looks.ONE_TOKEN[name], **look)
+            chosen = rows[rows["readout"] == f"{name}_choice"]
+            if chosen["kept"].notna().any():
+                thin = look | {"marker": "", "lw": 0.9, "alpha": 0.8}
+                axis.plot(chosen["x"], chosen["kept"], label=f"{name}, one of four options", **thin)
         axis.set(title=KINDS[kind], xlabel="% of layers", xlim=(0, None))
     frame(axes, drawn[drawn["readout"].isin(shown)], style)
     style.legend(fig)
     caption = (
-        f"**Free answers of one token, where nothing can compound, keep {percent(mean['free'])} of the dense score, "
-        f"and free generation {percent(mean['generation'])} (mean over the plans drawn).** "
-        "One token: sums and differences of digits, and the next closing bracket, both skills together, thin lines "
-        "each alone; shading is the 95 % interval over items. Among four options it is the score above guessing, and "
-        f"{percent(mean['choice'])} is kept. Generation: the questions on passages, interval over passages. "
-        "Where the one-token line lies as low as generation, a skill is lost; where only generation falls, writing is."
+        f"**In one token, where nothing can compound, arithmetic keeps {percent(mean['arithmetic'])} of the dense "
+        f"score and bracket closing {percent(mean['brackets'])}; free generation of longer answers keeps "
+        f"{percent(mean['generation'])} (means over the plans drawn).** "
+        "One token: sums and differences of digits, and the closing bracket that comes next, each the first choice of "
+        "the whole vocabulary; thin lines: the likeliest of four options, above guessing. Generation: the questions "
+        "on passages. Shading is the 95 % interval over lines and over passages. A skill whose line falls is lost "
+        "before anything can compound; where generation falls alone, it is the writing that suffers."
     )
-    rest = drawn[drawn["x"] > 0].pivot_table("kept", "label", "readout", sort=False)
-    rest = rest.reindex(columns=list(shown))
+    rest = drawn[drawn["x"] > 0].pivot_table("kept", "label", "readout", sort=False, dropna=False)
     listed = "; ".join(
-        f"{label} {number(row['free'])}, {number(row['choice'])}, {number(row['generation'])}"
-        for label, row in rest.iterrows()
+        f"{label} {', '.join(number(row[name]) for name in shown)}"
+        for label, row in rest.reindex(columns=list(shown)).iterrows()
     )
-    alt = f"Line charts of the share kept against the layers dropped. Free one token, choice, generation: {listed}."
+    alt = f"Line charts of the share kept against the layers dropped. Arithmetic, brackets, generation: {listed}."
     return Drawn(fig, caption, alt)
