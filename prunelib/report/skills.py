@@ -54,13 +54,16 @@ def by_spec(table: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["spec", "label", "readout", "kept", "lo", "hi"])
 
 
-def by_model(table: pd.DataFrame, answers: pd.DataFrame | None = None) -> pd.DataFrame:
+def by_model(table: pd.DataFrame, mean_of: Sequence[str], answers: pd.DataFrame | None = None) -> pd.DataFrame:
     """For the page, a row a model: dense scores, then shares kept by skill and read-out with their intervals.
 
-    With ``answers``, also those of the task items in ``forced`` and ``generation``.
+    The last row is the mean over the models ``mean_of``, if they are several. With ``answers``, also the shares kept
+    of the task items in ``forced`` and ``generation``.
     """
     labels = dict(zip(table["spec"], table["label"], strict=True))
-    pruned = [spec for spec in labels if spec != "dense"]
+    pruned, last = [spec for spec in labels if spec != "dense"], MEAN
+    if set(mean_of) != set(pruned):
+        last = f"mean of {listed([labels[spec] for spec in mean_of])}"
     names = {(skill, readout): f"{skill}, {readout}" for skill in SKILLS for readout in READOUTS}
     dense, row = table[table["spec"] == "dense"], {"model": "dense, its scores"}
     for (skill, readout), name in names.items():
@@ -70,7 +73,7 @@ def by_model(table: pd.DataFrame, answers: pd.DataFrame | None = None) -> pd.Dat
         own = answers[answers["spec"] == "dense"]
         row |= {name: facts.number(own[readout].mean(), ".2f") for readout, name in beside.items()}
     rows = [row]
-    for specs, label in [([spec], labels[spec]) for spec in pruned] + [(pruned, MEAN)] * (len(pruned) > 1):
+    for specs, label in [([spec], labels[spec]) for spec in pruned] + [(list(mean_of), last)] * (len(mean_of) > 1):
         row = {"model": label}
         row |= {name: _shown(kept(table, specs, *key)) for key, name in names.items()}
         row |= {name: _shown(shares.mean_kept(answers, specs, readout)) for readout, name in beside.items()}
@@ -149,8 +152,9 @@ def _by_skill(found: Found, prefix: str) -> str:
     sides = {skill: found.side(f"{prefix}.{skill}.minus_generation", 0.0) for skill in SKILLS}
     if len(set(sides.values())) == 1:
         return ""
-    words = {1: "more than generation", -1: "less than generation", 0: "a share not told apart from it"}
-    return f"Skill by skill, {' and '.join(f'{skill} keeps {words[side]}' for skill, side in sides.items())}."
+    words = {1: "more than generation", -1: "less than generation", 0: "a share not told apart from generation's"}
+    shown = [f"{words[side]} in {skill}" for skill, side in sides.items()]
+    return f"Skill by skill, one token keeps {listed(shown)}."
 
 
 def _forced(found: Found, prefix: str) -> str:

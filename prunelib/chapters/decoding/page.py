@@ -91,7 +91,7 @@ def one_token(ch: Chapter, table: pd.DataFrame) -> pd.DataFrame:
     specs = list(dict.fromkeys(pruned(table[table["spec"] != "dense"])["spec"]))
     skills.record(ch, table, specs, "decoding.skills")
     ch.say({"skills": skills.say_alone(ch.found, "decoding.skills")})
-    return skills.by_model(table)
+    return skills.by_model(table, specs)
 
 
 def say(found: Found) -> dict[str, str]:

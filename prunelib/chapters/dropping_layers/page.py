@@ -183,7 +183,7 @@ def one_token(ch: Chapter, table: pd.DataFrame, answers: pd.DataFrame) -> pd.Dat
 
 def skills_by_model(ch: Chapter, table: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     """Shares kept in one token, skill by skill, beside those of the items."""
-    return skills.by_model(table, answers)
+    return skills.by_model(table, [spec for spec in dict.fromkeys(table["spec"]) if spec != "dense"], answers)
 
 
 def drop_lists(ch: Chapter, specs: Sequence[str]):
