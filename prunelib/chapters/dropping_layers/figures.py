@@ -162,7 +162,7 @@ def skills(data: pd.DataFrame, style: Style) -> Drawn:
         "One token: sums and differences of digits, and the closing bracket that comes next, each the first choice of "
         "the whole vocabulary; thin lines: the likeliest of four options, above guessing. Generation: the questions "
         "on passages. Shading is the 95 % interval over lines and over passages. A skill whose line falls is lost "
-        "before anything can compound; where generation falls alone, it is the writing that suffers."
+        "before anything can compound; where generation falls alone, the loss shows only in longer answers."
     )
     rest = drawn[drawn["x"] > 0].pivot_table("kept", "label", "readout", sort=False, dropna=False)
     listed = "; ".join(
