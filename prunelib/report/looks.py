@@ -8,6 +8,11 @@ looks meet.
 from prunelib.report.style import Style
 
 READOUTS = {"choice": "multiple choice", "forced": "next token, true answer so far", "generation": "generation"}
+ONE_TOKEN = {
+    "arithmetic": "arithmetic, one token",
+    "brackets": "brackets, one token",
+    "generation": "free generation of the items",
+}
 LENSES = {"raw": "raw lens Wh", "normed": "normed lens W ln(h)"}
 ASKED = {"letter": "asked by letter", "text": "asked by whole text"}
 SUBSETS = {"whole": "whole vocabulary", "options": "the options", "others": "as many likely others"}
@@ -40,6 +45,15 @@ def readouts(style: Style) -> dict[str, dict]:
     return {
         "choice": _look(style, "blue", "o", 0),
         "forced": _look(style, "green", "^", 3),
+        "generation": _look(style, "vermillion", "s", 1),
+    }
+
+
+def one_token(style: Style) -> dict[str, dict]:
+    """Skills that are asked for in one token, beside answers of several; named by :data:`ONE_TOKEN`."""
+    return {
+        "arithmetic": _look(style, "purple", "D", 0),
+        "brackets": _look(style, "sky", "^", 2),
         "generation": _look(style, "vermillion", "s", 1),
     }
 

@@ -5,9 +5,10 @@ import math
 import pandas as pd
 
 from prunelib.measure import stats
+from prunelib.measure.paired import mcnemar, paired_bootstrap
 from prunelib.methods import parse
 from prunelib.models.sublayers import LETTERS
-from prunelib.report import claims, tables
+from prunelib.report import claims, facts, tables
 from prunelib.report.sentences import Found, by_side, by_verdict
 from prunelib.runs.zoo.models import plan_of
 from prunelib.tasks import shares
@@ -179,6 +180,79 @@ def by_model(answers: pd.DataFrame, claim: str) -> pd.DataFrame:
 
 def _shown(number: float) -> str:
     return f"{number:.2f}".replace("-", "−") if math.isfinite(number) else "not defined"
+
+
+PAIRED = (shares.CHOICE, shares.WRITTEN)
+"""Read-outs whose answers are right or wrong, so that items lost and gained can be counted."""
+
+
+def paired(answers: pd.DataFrame) -> pd.DataFrame:
+    """Paired tests of every compressed model against the dense one, on the same items (measure.paired).
+
+    A row a model and read-out of :data:`PAIRED`: ``spec, label, readout``; items ``lost`` and ``gained``, their exact
+    ``p_items`` (McNemar); the difference of the scores ``value, lo, hi`` and ``p_passages`` (bootstrap of passages);
+    ``flipped``, how many passages hold an item that only one of the two has right. Of several calibration seeds
+    the run's own counts.
+    """
+    own = answers[answers["seed"] == answers.loc[answers["spec"] == "dense", "seed"].iloc[0]]
+    dense, rows = own[own["spec"] == "dense"].set_index("item_id"), []
+    for (spec, label), some in own[own["spec"] != "dense"].groupby(["spec", "label"], sort=False):
+        some = some.set_index("item_id").loc[dense.index]
+        for readout in PAIRED:
+            first, second = dense[readout].to_numpy(), some[readout].to_numpy()
+            flips, apart = mcnemar(first, second), paired_bootstrap(first, second, dense["passage_id"])
+            flipped = dense["passage_id"][first != second].nunique()
+            rows.append((spec, label, readout, *flips, *apart, flipped))
+    names = ["spec", "label", "readout", "lost", "gained", "p_items", "value", "lo", "hi", "p_passages", "flipped"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def record_paired(ch, answers: pd.DataFrame, chapter: str) -> pd.DataFrame:
+    """Record ``<chapter>.paired.*`` and what they say (``paired``); returns :func:`paired` as the page shows it."""
+    table = paired(answers)
+    about = {"items": answers["item_id"].nunique(), "passages": answers["passage_id"].nunique(), "tests": len(table)}
+    below = table[["p_items", "p_passages"]] < ALPHA
+    both = table["p_passages"].notna()
+    about["apart"] = int((below["p_items"] != below["p_passages"])[both].sum())
+    about["few"] = int((table["flipped"] < stats.FEW).sum())
+    for name, number in about.items():
+        ch.value(f"{chapter}.paired.{name}", number, exact=True, fmt="d")
+    ch.say({"paired": say_paired(ch.found, chapter)})
+    shown = []
+    for row in table.itertuples():
+        value = facts.show({"value": row.value, "lo": row.lo, "hi": row.hi, "exact": False, "fmt": ".2f"})
+        p = (facts.number(one, ".2g") for one in (row.p_items, row.p_passages))
+        shown.append((row.label, shares.LABELS[row.readout], row.lost, row.gained, next(p), value, next(p)))
+    columns = ["model", "read-out", "items lost", "gained", "McNemar p", "pruned − dense", "p over passages"]
+    return pd.DataFrame(shown, columns=columns)
+
+
+ALPHA = 0.05
+
+
+def say_paired(found: Found, chapter: str) -> str:
+    """Which of the two paired tests to trust where, and why."""
+    items, passages, tests, apart, few = (
+        int(found.number(f"{chapter}.paired.{name}")) for name in ("items", "passages", "tests", "apart", "few")
+    )
+    exact = f"McNemar's exact test takes each of the {items} questions as evidence of its own"
+    if passages < 2:
+        return f"{exact}; with one passage there is no other test, and it is too sure if questions on it are alike."
+    if items > passages:
+        trust = (
+            f"{exact}, but questions on one passage share its text: trust the bootstrap, which draws whole passages."
+        )
+    else:
+        trust = f"{exact}, and here each has a passage of its own: trust it, as it is exact for few flips too."
+    sides = f"The two fall on different sides of p = {ALPHA} in {apart} of {tests} tests"
+    seen = (
+        f"; in {few} of them fewer than {stats.FEW} passages hold a flip, too few to show a spread, and there only "
+        "McNemar's p says how little evidence that is"
+    )
+    luck = (
+        f"If no model differed from dense, about {tests * ALPHA:.1g} of {tests} tests would still fall below {ALPHA}."
+    )
+    return f"{trust} {sides}{seen if few and items > passages else ''}. {luck}"
 
 
 def drop_lists(ch, specs):

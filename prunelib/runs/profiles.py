@@ -34,6 +34,7 @@ class Profile:
     case_texts: int = _about("prompts whose texts the case study shows")
     documents: int = _about("passages that the language model searches; the encoder always searches all")
     benchmark_items: int = _about("first items of each standard benchmark")
+    skill_items: int = _about("one-token items of each skill, sums and brackets; balanced in multiples of 40")
     decode_prompts: int = _about("prompts whose texts dense and compressed models write and read step by step")
     decode_tokens: int = _about("tokens of each such text at most")
     decode_draws: int = _about("sampled texts a prompt and model, beside the greedy one")
@@ -58,7 +59,7 @@ PROFILES = {
     "smoke": Profile(
         prompts=4, new_tokens=8, layer_positions=2, calibration=2, calibration_tokens=64, synthetic=1, seeds=2,
         option_passages=2, texts=6, step_positions=3, passages=4,
-        long_prompts=3, long_tokens=24, case_texts=1, documents=8, benchmark_items=2,
+        long_prompts=3, long_tokens=24, case_texts=1, documents=8, benchmark_items=2, skill_items=6,
         decode_prompts=3, decode_tokens=6, decode_draws=2,
         seeded=("wanda:0.5", "sparsegpt:0.5"),
         sparse=("wanda:0.5", "wanda:2:4"),
@@ -70,7 +71,7 @@ PROFILES = {
     "quick": Profile(
         prompts=32, new_tokens=32, layer_positions=8, calibration=16, calibration_tokens=64, synthetic=4, seeds=2,
         option_passages=5, texts=12, step_positions=16, passages=12,
-        long_prompts=6, long_tokens=48, case_texts=2, documents=12, benchmark_items=16,
+        long_prompts=6, long_tokens=48, case_texts=2, documents=12, benchmark_items=16, skill_items=40,
         decode_prompts=10, decode_tokens=24, decode_draws=8,
         seeded=("wanda:0.5", "sparsegpt:0.5"),
         sparse=("magnitude:0.5", "wanda:0.3", "wanda:0.5", "wanda:2:4", "sparsegpt:0.5"),
@@ -82,7 +83,7 @@ PROFILES = {
     "full": Profile(
         prompts=40, new_tokens=64, layer_positions=16, calibration=64, calibration_tokens=64, synthetic=8, seeds=3,
         option_passages=24, texts=40, step_positions=64, passages=60,
-        long_prompts=40, long_tokens=96, case_texts=8, documents=60, benchmark_items=32,
+        long_prompts=40, long_tokens=96, case_texts=8, documents=60, benchmark_items=32, skill_items=80,
         decode_prompts=16, decode_tokens=32, decode_draws=8,
         seeded=("wanda:0.5", "wanda:2:4", "sparsegpt:0.5", "sparsegpt:2:4"),
         sparse=tuple(f"{name}:{pattern}" for name in ("magnitude", "wanda", "sparsegpt")

@@ -14,7 +14,7 @@ from prunelib.chapters.retrieval import page as retrieval
 from prunelib.chapters.sparsity import page as sparsity
 from prunelib.chapters.temperature import page as temperature
 from prunelib.chapters.theory_meets_measurement import page as middle
-from prunelib.report import claims, scores, theorems
+from prunelib.report import claims, scores, skills, theorems
 from prunelib.report.sentences import Found, listed
 
 
@@ -160,7 +160,45 @@ def steps(rise, excess, history, outside="none", judged=3):
     return decoding.say(made(values, C12={"rise": around(rise), "excess": around(excess)}))
 
 
+def one_token(arithmetic, brackets, generation, forced, prefix="skills"):
+    values = {f"{prefix}.models": 3, f"{prefix}.choice": around(0.5), f"{prefix}.generation": around(generation),
+              f"{prefix}.free": around((arithmetic + brackets) / 2), f"{prefix}.forced": around(forced)}  # fmt: skip
+    for part, free in (("", (arithmetic + brackets) / 2), (".arithmetic", arithmetic), (".brackets", brackets)):
+        values |= {f"{prefix}{part}.free": around(free), f"{prefix}{part}.dense.free": around(0.7),
+                   f"{prefix}{part}.minus_generation": around(free - generation),
+                   f"{prefix}{part}.minus_forced": around(free - forced)}  # fmt: skip
+    return made(values)
+
+
+def in_one_token(*shares):
+    return {"skills": skills.say(one_token(*shares), "skills")}
+
+
+def alone(arithmetic, brackets):
+    return {"skills": skills.say_alone(one_token(arithmetic, brackets, 0.5, 0.5), "skills")}
+
+
+def paired_of(items, passages, apart=1, few=2):
+    counts = {"items": items, "passages": passages, "tests": 6, "apart": apart, "few": few}
+    found = made({f"dropping.paired.{name}": number for name, number in counts.items()})
+    return {"paired": scores.say_paired(found, "dropping")}
+
+
 CASES = {
+    "skill": (lambda: in_one_token(0.3, 0.2, 0.6, 0.6), lambda: in_one_token(1.0, 1.0, 0.6, 0.6),
+              "Part of both skills is lost", "No loss of a skill is told apart"),
+    "which skill": (lambda: in_one_token(0.3, 1.0, 0.6, 0.6), lambda: in_one_token(1.0, 0.3, 0.6, 0.6),
+                    "one skill is lost, arithmetic", "one skill is lost, brackets"),
+    "compounding needed": (lambda: in_one_token(0.3, 0.2, 0.6, 0.6), lambda: in_one_token(0.9, 0.9, 0.3, 0.6),
+                           "compounding is not needed to explain", "The rest may be compounding"),
+    "skill by skill": (lambda: in_one_token(0.3, 0.9, 0.6, 0.6), lambda: in_one_token(0.9, 0.3, 0.6, 0.6),
+                       "less than generation in arithmetic and more than generation in brackets",
+                       "more than generation in arithmetic and less than generation in brackets"),
+    "next token": (lambda: in_one_token(0.3, 0.2, 0.6, 0.6), lambda: in_one_token(0.9, 0.8, 0.6, 0.1),
+                   "more than one-token answers do", "less than one-token answers do"),
+    "cannot compound": (lambda: alone(0.3, 1.0), lambda: alone(1.0, 1.0),
+                        "cannot be compounding:", "nothing that could not be compounding"),
+    "paired": (lambda: paired_of(36, 12), lambda: paired_of(12, 12), "trust the bootstrap", "trust it, as it is exact"),
     "compounding": (lambda: steps(2, 0.5, 0.8), lambda: steps(0.8, -0.2, 0.2), "Errors compound", "do not compound"),
     "own text": (lambda: steps(2, 0.5, 0.8), lambda: steps(0.8, -0.2, 0.2), "larger than along", "smaller than along"),
     "free": (lambda: steps(2, 0.5, 0.8), lambda: steps(0.8, -0.2, 0.2), "that the texts differ", "models differ in"),
@@ -264,6 +302,27 @@ def test_what_a_run_does_not_decide_is_said_to_be_open():
         assert said in open_options  # fmt: skip
     nothing = made({"proxy.lost": (None, None, None)})
     assert sparsity.say(nothing)["proxy"].startswith("No number decides this run")
+
+
+def test_what_one_token_does_not_decide_is_said_to_be_open():
+    said = in_one_token(0.5, 0.5, 0.5, 0.5)["skills"]
+    assert "which is not told apart: these numbers do not ask for compounding" in said
+    assert "not told apart from one-token answers" in said and "Skill by skill" not in said
+    undefined, gone = (None, None, None), one_token(0.3, 0.3, 0.5, 0.5)
+    gone.values["skills.free"] = entry(undefined)
+    assert skills.say(gone) == skills.say_alone(gone, "skills")
+    assert skills.say(gone).startswith("What is lost in one token this run cannot say")
+    partly = one_token(0.3, 0.3, 0.5, 0.5)
+    for key in ("skills.arithmetic.free", "skills.generation", "skills.minus_generation"):
+        partly.values[key] = entry(undefined)
+    said = skills.say(partly)
+    assert "one skill is lost, brackets" in said and "arithmetic an undefined share" in said
+    assert said.endswith("The dense model writes no answers that could be compared.") and "not defined" not in said
+    partly.values["skills.models"] = entry(0)
+    partly.values["skills.free"] = entry(undefined)
+    assert skills.say(partly) == "This run has no pruned model to ask for one token."
+    assert "no other test" in paired_of(3, 1)["paired"]
+    assert "hold a flip" not in paired_of(36, 12, few=0)["paired"] and "hold a flip" in paired_of(36, 12)["paired"]
 
 
 def test_the_first_layer_is_named_where_it_decides():

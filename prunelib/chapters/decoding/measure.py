@@ -8,6 +8,7 @@ from prunelib.measure import rollouts
 from prunelib.methods import parse, parse_list
 from prunelib.runs.run import Run
 from prunelib.runs.zoo import decoding
+from prunelib.runs.zoo import skills as zoo_skills
 
 PRUNED = ("drop", "sparsify")
 """Kinds of methods that claim C12 is about."""
@@ -26,6 +27,11 @@ def steps(run: Run, specs: Sequence[str]) -> pd.DataFrame:
 def control(run: Run) -> pd.DataFrame:
     """The dense model beside itself after one other token."""
     return decoding.changed(run)
+
+
+def skills(run: Run, specs: Sequence[str]) -> pd.DataFrame:
+    """Answers of one token by the dense model and by each of ``specs`` (zoo.skills)."""
+    return zoo_skills.skills(run, specs)
 
 
 def divergence(table: pd.DataFrame) -> pd.DataFrame:

@@ -8,7 +8,7 @@ import pandas as pd
 from prunelib.chapters.chapter import Chapter
 from prunelib.chapters.decoding.measure import pruned
 from prunelib.measure import rollouts
-from prunelib.report import comparison, facts
+from prunelib.report import comparison, facts, skills
 from prunelib.report.sentences import Found, by_side, by_verdict, listed
 
 
@@ -85,6 +85,14 @@ def record(ch: Chapter, table: pd.DataFrame, control: pd.DataFrame) -> None:
 def _pooled(table: pd.DataFrame) -> pd.DataFrame:
     """All models together: a text belongs to its prompt, its draw and its model."""
     return table.assign(draw=table["label"] + "/" + table["draw"].astype(str))
+
+
+def one_token(ch: Chapter, table: pd.DataFrame) -> pd.DataFrame:
+    """Record the values ``decoding.skills.*`` over the pruned models and what they say; all models as a table."""
+    specs = list(dict.fromkeys(pruned(table[table["spec"] != "dense"])["spec"]))
+    skills.record(ch, table, specs, "decoding.skills")
+    ch.say({"skills": skills.say_alone(ch.found, "decoding.skills")})
+    return skills.by_model(table, specs)
 
 
 def say(found: Found) -> dict[str, str]:

@@ -132,3 +132,42 @@ def readouts(data: pd.DataFrame, style: Style) -> Drawn:
     )
     listed = ", ".join(f"{name} {number(value)}" for name, value in mean.items())
     return Drawn(fig, caption, f"Two line charts of what pruned models keep, by read-out. Means: {listed}.")
+
+
+@figure("fig-skills-kept", "Skills of one token against free generation")
+def skills(data: pd.DataFrame, style: Style) -> Drawn:
+    """Share of the dense score kept against the share of layers dropped: in one token, and in longer answers."""
+    drawn, mean = data[data["kind"] != "mean"], data[data["kind"] == "mean"].set_index("readout")["kept"]
+    kinds = [kind for kind in KINDS if kind in set(drawn["kind"])]
+    fig, axes = style.subplots(height=3.2, ncols=len(kinds), sharey=True, squeeze=False)
+    axes, shown = axes[0], looks.one_token(style)
+    for axis, kind in zip(axes, kinds, strict=True):
+        rows = drawn[drawn["kind"] == kind].sort_values("x")
+        for name, look in shown.items():
+            some = rows[rows["readout"] == name]
+            if some["kept"].notna().any():
+                axis.fill_between(some["x"], some["lo"], some["hi"], color=look["color"], alpha=0.15, lw=0)
+                axis.plot(some["x"], some["kept"], label=looks.ONE_TOKEN[name], **look)
+            chosen = rows[rows["readout"] == f"{name}_choice"]
+            if chosen["kept"].notna().any():
+                thin = look | {"marker": "", "lw": 0.9, "alpha": 0.8}
+                axis.plot(chosen["x"], chosen["kept"], label=f"{name}, one of four options", **thin)
+        axis.set(title=KINDS[kind], xlabel="% of layers", xlim=(0, None))
+    frame(axes, drawn[drawn["readout"].isin(shown)], style)
+    style.legend(fig)
+    caption = (
+        f"**In one token, where nothing can compound, arithmetic keeps {percent(mean['arithmetic'])} of the dense "
+        f"score and bracket closing {percent(mean['brackets'])}; free generation of longer answers keeps "
+        f"{percent(mean['generation'])} (means over the plans drawn).** "
+        "One token: sums and differences of digits, and the closing bracket that comes next, each the first choice of "
+        "the whole vocabulary; thin lines: the likeliest of four options, above guessing. Generation: the questions "
+        "on passages. Shading is the 95 % interval over lines and over passages. A skill whose line falls is lost "
+        "before anything can compound; where generation falls alone, the loss shows only in longer answers."
+    )
+    rest = drawn[drawn["x"] > 0].pivot_table("kept", "label", "readout", sort=False, dropna=False)
+    listed = "; ".join(
+        f"{label} {', '.join(number(row[name]) for name in shown)}"
+        for label, row in rest.reindex(columns=list(shown)).iterrows()
+    )
+    alt = f"Line charts of the share kept against the layers dropped. Arithmetic, brackets, generation: {listed}."
+    return Drawn(fig, caption, alt)

@@ -7,6 +7,7 @@ import pandas as pd
 from prunelib.methods import parse_list
 from prunelib.runs.run import Run
 from prunelib.runs.zoo import scores
+from prunelib.runs.zoo import skills as zoo_skills
 from prunelib.runs.zoo import spaces as zoo_spaces
 
 KINDS = ("drop",)
@@ -31,3 +32,8 @@ def texts(run: Run, specs: Sequence[str]) -> pd.DataFrame:
 def spaces(run: Run, specs: Sequence[str]) -> pd.DataFrame:
     """Last state, logits and probabilities of each drop beside the dense model's, on its text (zoo.spaces)."""
     return zoo_spaces.spaces(run, specs)
+
+
+def skills(run: Run, specs: Sequence[str]) -> pd.DataFrame:
+    """Answers of one token by the dense model and by each drop (zoo.skills)."""
+    return zoo_skills.skills(run, specs)

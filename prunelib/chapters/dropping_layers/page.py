@@ -7,7 +7,7 @@ import pandas as pd
 from prunelib.chapters.chapter import Chapter
 from prunelib.chapters.dropping_layers import benchmarks, readouts
 from prunelib.methods import parse
-from prunelib.report import comparison, paper, scores, tables
+from prunelib.report import comparison, paper, scores, skills, tables
 from prunelib.report.scores import SHOWN, beside_rows
 from prunelib.report.sentences import listed
 from prunelib.runs.zoo.scores import paper_drops
@@ -147,10 +147,43 @@ def record(ch: Chapter, answers: pd.DataFrame) -> pd.DataFrame:
     return scores.record(ch, answers, "dropping", "C8")
 
 
+def paired(ch: Chapter, answers: pd.DataFrame) -> pd.DataFrame:
+    """Record ``dropping.paired.*``; returns the paired tests of each drop against dense as a table."""
+    return scores.record_paired(ch, answers, "dropping")
+
+
 def where_lost(ch: Chapter, spaces: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     """Record the values ``readouts.*`` and what they say; returns the figure data (:func:`readouts.table`)."""
     readouts.record(ch, spaces, answers)
     return readouts.table(spaces, answers)
+
+
+def one_token(ch: Chapter, table: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
+    """Record the values ``skills.*`` and what they say; returns the figure data.
+
+    That is :func:`report.skills.by_spec` by ``kind`` and ``x`` (percent of layers) as in :func:`kept`; the mean over
+    models has the kind "mean".
+    """
+    specs = [spec for spec in dict.fromkeys(table["spec"]) if spec != "dense"]
+    skills.record(ch, table, specs)
+    skills.compare(ch, answers, specs)
+    ch.say({"skills": skills.say(ch.found)})
+    found, rows = skills.by_spec(table, answers), []
+    kinds = list(dict.fromkeys(_dropped(spec)[0] for spec in specs))
+    for row in found.to_dict("records"):
+        spec = row.pop("spec")
+        if spec == skills.MEAN:
+            rows.append({"kind": "mean", "x": float("nan")} | row)
+            continue
+        kind, count = _dropped(spec)
+        x = 100 * count / ch.model["n_layers"]
+        rows += [{"kind": one, "x": x} | row for one in (kinds if spec == "dense" else [kind])]
+    return pd.DataFrame(rows)
+
+
+def skills_by_model(ch: Chapter, table: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
+    """Shares kept in one token, skill by skill, beside those of the items."""
+    return skills.by_model(table, [spec for spec in dict.fromkeys(table["spec"]) if spec != "dense"], answers)
 
 
 def drop_lists(ch: Chapter, specs: Sequence[str]):

@@ -91,3 +91,8 @@ def record(ch: Chapter, answers: pd.DataFrame) -> pd.DataFrame:
 def against_dense(ch: Chapter, specs: Sequence[str]) -> pd.DataFrame:
     """Token by token on held-out text, a column a model (measure.token_summary)."""
     return comparison.against_dense(ch, specs)
+
+
+def paired(ch: Chapter, answers: pd.DataFrame) -> pd.DataFrame:
+    """Record ``sparsity.paired.*``; returns the paired tests of each setting against dense as a table."""
+    return scores.record_paired(ch, answers, "sparsity")
