@@ -63,6 +63,33 @@ def decoding(run: Run, specs: Sequence[str]) -> pd.DataFrame:
     return each_model(run, "decoding", [(spec, run.seed) for spec in specs], lambda _spec: _key(run), ask, after)
 
 
+def greedy(run: Run, specs: Sequence[str]) -> pd.DataFrame:
+    """The columns of :func:`decoding` for greedy texts alone (``draw`` 0)."""
+    held: dict = {}
+
+    def ask(_spec: str):
+        from prunelib.measure import decode
+
+        asked, dense = _greedy(run)
+        own = _write(run, asked)
+        return own, *(decode.states(run.lm, asked.ids, ids) for ids in (dense, own))
+
+    def after(found) -> pd.DataFrame:
+        from prunelib.measure import decode
+
+        asked, dense = _greedy(run)
+        own, pruned_on_dense, pruned_on_own = found
+        if "dense" not in held:
+            held["dense"] = decode.states(run.lm, asked.ids, dense)
+        a = decode.Texts(dense, held["dense"], pruned_on_dense)
+        b = decode.Texts(own, decode.states(run.lm, asked.ids, own), pruned_on_own)
+        return _named(asked, decode.trajectories(run.lm, a, b), dense, own)
+
+    dense_texts(run)  # before any model is compressed in place
+    key = _key(run) | {"decode": [run.settings.decode_tokens]}  # how often texts are drawn does not matter here
+    return each_model(run, "decoding_greedy", [(spec, run.seed) for spec in specs], lambda _spec: key, ask, after)
+
+
 def changed(run: Run) -> pd.DataFrame:
     """The dense model beside itself after one other token: its second choice first, then greedy again.
 
@@ -120,6 +147,16 @@ def _asked(run: Run) -> _Asked:
     texts = [(prompt.id, 0) for prompt in prompts] + [(prompt.id, draw) for prompt in prompts for draw in draws]
     names, draw = (list(side) for side in zip(*texts, strict=True))
     return _Asked(names, draw, [encoded[name] for name in names])
+
+
+def _greedy(run: Run) -> tuple[_Asked, list[list[int]]]:
+    """The greedy texts' prompts, and what the dense model writes after them."""
+    asked = _asked(run)
+    some = [i for i, draw in enumerate(asked.draw) if draw == 0]
+    texts = dense_texts(run)
+    return _Asked([asked.prompt_id[i] for i in some], [0] * len(some), [asked.ids[i] for i in some]), [
+        texts[i] for i in some
+    ]
 
 
 def _write(run: Run, asked: _Asked) -> list[list[int]]:
