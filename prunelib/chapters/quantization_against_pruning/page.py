@@ -167,7 +167,8 @@ def say(found: Found) -> dict[str, str]:
     answer = by_verdict(
         found.verdict("C13"),
         f"The same memory buys more as 4-bit weights. At {memory} of the dense bytes they keep {kept} of the "
-        f"generation score, and the best pruned model of similar memory keeps less: the difference of the shares is {difference}.",
+        f"generation score, and the best pruned model of similar memory keeps less: the difference of the shares is "
+        f"{difference}.",
         f"The same memory buys no more as 4-bit weights. At {memory} of the dense bytes they keep {kept} of the "
         f"generation score, and the best pruned model of similar memory as much or more: the difference of the "
         f"shares is {difference}.",
@@ -175,8 +176,8 @@ def say(found: Found) -> dict[str, str]:
         f"generation score; the difference to the best pruned model of similar memory is {difference}.",
     )
     why = (
-        f"Similar memory is {memory} to {most} of the dense bytes; there are {found.show('quant.similar')}. Judged on "
-        f"the passages that did not choose: {found.show('quant.chosen')}."
+        f"Similar memory is {memory} to {most} of the dense bytes: pruned models of that size are "
+        f"{found.show('quant.similar')}. Judged on the passages that did not choose: {found.show('quant.chosen')}."
     )
     return said | {"answer": f"{answer} {said['matched']}".strip(), "why": why}
 
@@ -227,7 +228,8 @@ def _steps(found: Found) -> str:
     return (
         f"At the first token 4-bit models are {kl} than pruned ones of similar memory: KL "
         f"{found.show('quant.four.kl')} against {found.show('quant.similar.kl')} nats. Their greedy texts {common}: "
-        f"{found.show('quant.four.common')} tokens in common against {found.show('quant.similar.common')}, of {found.show('quant.tokens')} at most."
+        f"{found.show('quant.four.common')} tokens in common against "
+        f"{found.show('quant.similar.common')}, of {found.show('quant.tokens')} at most."
     )
 
 
@@ -237,14 +239,11 @@ def _origin(found: Found) -> str:
     errors = "by {} of their length, with the columns mixed by {}"
     errors = errors.format(*(found.show(f"quant.grid.32.{order}") for order in ("own", "mixed")))
     if not own <= ON_A_GRID * mixed:
-        return (
-            f"The weights of this model do not lie on a 4-bit grid of blocks of 32 already: rounding to it moves them "
-            f"{errors}."
-        )
+        return f"The weights of this model lie on no 4-bit grid of blocks of 32: rounding to one moves them {errors}."
     said = (
-        f"The weights of this model lie on a 4-bit grid of blocks of 32 already: rounding to it moves them {errors}, "
-        f"and costs {found.show('quant.grid.kl')} nats at the first token. That grid says nothing about quantization here, "
-        "and 16 bits a weight are more than the dense model holds."
+        f"The weights of this model already lie on a 4-bit grid of blocks of 32: rounding to it moves them {errors}, "
+        f"and costs {found.show('quant.grid.kl')} nats at the first token. That grid says nothing about quantization "
+        "here, and 16 bits a weight are more than the dense model holds."
     )
     own, mixed = (found.number(f"quant.grid.64.{order}") for order in ("own", "mixed"))
     errors = f"{found.show('quant.grid.64.own')} against {found.show('quant.grid.64.mixed')}"
