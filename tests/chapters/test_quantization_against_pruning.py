@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+import torch
 from opened import SMALL, open_chapter
 
 from prunelib.chapters import load_figures
@@ -102,7 +103,6 @@ def test_figures_and_page_of_any_models(ch, specs):
 
 
 def test_weights_on_a_grid_of_blocks_of_32_are_recognised(make_model, tmp_path):
-    from prunelib.methods import parse
     from prunelib.methods.weights import all_weights
     from prunelib.models.lm import LM
 
@@ -110,13 +110,33 @@ def test_weights_on_a_grid_of_blocks_of_32_are_recognised(make_model, tmp_path):
     for name in ("free", "on a grid"):
         lm = LM.from_model(model)
         run = open_chapter(tmp_path / name, sources.of_chapter("quantization-against-pruning").id, lm, None, PROFILE)
-        made[name] = measure.rounding(run).pivot(index="group", columns="order", values="error")
+        made[name] = measure.rounding(run).pivot(index="grid", columns="order", values="error")
         for weight in all_weights(lm):
-            weight.set(parse("rtn:4:g32").compress(weight.get()))
+            weight.set(measure.in_blocks(weight.get()))
     free, grid = made["free"], made["on a grid"]
-    assert free.loc[32, "own"] == pytest.approx(free.loc[32, "mixed"], rel=0.02)  # random weights have no order
-    assert grid.loc[32, "own"] < 1e-6 < page.ON_A_GRID * grid.loc[32, "mixed"]
-    assert 0.05 < free.loc[32, "own"] < free.loc[64, "own"] < 0.12
+    blocks, other = measure.BLOCKS, "rtn:4:g64"
+    assert free.loc[blocks, "own"] == pytest.approx(free.loc[blocks, "mixed"], rel=0.02)  # random weights: no order
+    assert grid.loc[blocks, "own"] < 1e-6 < page.ON_A_GRID * grid.loc[blocks, "mixed"]
+    assert 0.05 < free.loc[blocks, "own"] < free.loc[other, "own"] < 0.12
+
+
+def test_blocks_keep_their_ends_and_sixteen_levels():
+    values = torch.randn(5, 80, generator=torch.Generator().manual_seed(1))  # two blocks of 32, one of 16
+    rounded = measure.in_blocks(values)
+    for start, end in ((0, 32), (32, 64), (64, 80)):
+        own, made = values[:, start:end], rounded[:, start:end]
+        step = (own.amax(1) - own.amin(1)) / 15
+        assert torch.allclose(made.amax(1), own.amax(1)) and torch.equal(made.amin(1), own.amin(1))
+        assert ((made - own).abs().amax(1) <= step / 2 + 1e-6).all()
+        assert all(len(row.unique()) <= 16 for row in made)
+    assert torch.equal(measure.in_blocks(torch.full((1, 32), 0.3)), torch.full((1, 32), 0.3))
+
+
+def test_the_dense_model_on_such_a_grid_takes_five_bits_a_block_weight(ch):
+    attn, mlp, plain = 4 * (2 * 32 * 32 + 2 * 16 * 32), 4 * 3 * 32 * 48, 2 * 97 * 32 + 9 * 32
+    down = 4 * 32 * 48  # rows of 48: two blocks, the second half full
+    bits = 5 * (attn + mlp - down) + (4 + 2 * 32 / 48) * down + 16 * plain
+    assert measure.dense_in_blocks(ch) == pytest.approx(bits / (16 * (attn + mlp + plain)))
 
 
 def test_the_panels_are_columns_of_the_table():

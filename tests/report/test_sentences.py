@@ -172,9 +172,9 @@ def same_memory(gap, ratio=3.0, common=5.0, own=0.002, in_64=0.09, four="RTN-4 g
               "quant.matched": "SparseGPT 79%" if matched else "none", "quant.matched.beside": "RTN-4 g64",
               "quant.matched.memory": 0.42, "quant.matched.beside_memory": 0.42,
               "quant.matched.kept": around(0.5 - gap / 2), "quant.matched.beside_kept": around(0.5 + gap / 2),
-              "quant.matched.difference": around(gap), "quant.grid.kl": around(0.01),
-              "quant.grid.32.own": own, "quant.grid.32.mixed": 0.08, "quant.grid.64.own": in_64,
-              "quant.grid.64.mixed": 0.09}  # fmt: skip
+              "quant.matched.difference": around(gap), "quant.grid.dense": 0.47,
+              "quant.grid.blocks.own": own, "quant.grid.blocks.mixed": 0.08, "quant.grid.beside.own": in_64,
+              "quant.grid.beside.mixed": 0.09, "quant.grid.beside.label": "RTN-4 g64"}  # fmt: skip
     return quantization.say(made(values, C13=around(gap)))
 
 
@@ -186,8 +186,8 @@ CASES = {
     "matched": (BETTER, WORSE, "SparseGPT 79% keeps less than RTN-4", "SparseGPT 79% keeps more than RTN-4"),
     "first token": (BETTER, WORSE, "4-bit models are closer to", "4-bit models are further from"),
     "greedy": (BETTER, WORSE, "texts stay longer with", "texts leave the dense text earlier"),
-    "grid": (BETTER, WORSE, "already lie on a 4-bit grid of blocks of 32", "lie on no 4-bit grid"),
-    "flattering": (lambda: same_memory(0.6, in_64=0.05), BETTER, "are flattering", "the origin is no help"),
+    "grid": (BETTER, WORSE, "already lie on a 4-bit grid", "lie on no 4-bit grid"),
+    "flattering": (lambda: same_memory(0.6, in_64=0.05), BETTER, "are flattering", "there the origin is no help"),
     "compounding": (lambda: steps(2, 0.5, 0.8), lambda: steps(0.8, -0.2, 0.2), "Errors compound", "do not compound"),
     "own text": (lambda: steps(2, 0.5, 0.8), lambda: steps(0.8, -0.2, 0.2), "larger than along", "smaller than along"),
     "free": (lambda: steps(2, 0.5, 0.8), lambda: steps(0.8, -0.2, 0.2), "that the texts differ", "models differ in"),

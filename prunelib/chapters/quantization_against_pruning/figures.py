@@ -43,7 +43,9 @@ def memory(data: pd.DataFrame, style: Style) -> Drawn:
     axes[0].set_ylim(-0.03, max(1.1, min(1.6, np.nan_to_num(data.loc[data["measure"] == "kept", "hi"].max()) + 0.05)))
     axes[0].set_xlim(min(0.35, data["share"].min() - 0.04), 1.05)
     axes[1].set_yscale("log")
-    axes[2].set_ylim(bottom=0)
+    axes[2].set_ylim(bottom=-0.04 * axes[2].get_ylim()[1])
+    if data.loc[data["measure"] == "kept", "value"].isna().all():
+        axes[0].text(0.5, 0.5, "not defined", ha="center", color=style.muted, transform=axes[0].transAxes)
     style.legend(fig)
     caption = (
         f"**{_bought(data)}** Each marker is one model; across: what a checkpoint of the whole model must store, "

@@ -17,10 +17,13 @@ KINDS = ("drop", "sparsify", "quantize")
 BITS = 4
 """Bits of the quantized models that claim C13 is about."""
 
-ORIGIN = "rtn:4:g32"
-"""Rounding on the grid of the files that hold four-bit models: blocks of 32, asymmetric."""
+BLOCK = 32
+"""Weights in a block of the files that four-bit models come in."""
 
-GROUPS = (32, 64)
+BLOCKS = "blocks of 32, scale and offset"
+
+ORIGIN = f"rtn:{BITS}:g{BLOCK}"
+"""The method of the package that is nearest to such a file."""
 
 
 class Models(NamedTuple):
@@ -136,10 +139,12 @@ def along_steps(steps: pd.DataFrame, specs: Sequence[str], pair: str) -> pd.Data
 
 
 def rounding(run: Run) -> pd.DataFrame:
-    """How far rounding to four bits moves the block matrices: ``group, order, error``.
+    """How far rounding to four bits moves the block matrices: ``grid, order, error``.
 
-    ``error`` is ‖W′ − W‖/‖W‖ over all of them; ``order`` is ``own``, or ``mixed`` with the columns of every matrix in
-    another order, so that a grid that they lie on already is no help, and groups as large as before.
+    ``error`` is ‖W′ − W‖/‖W‖ over all of them. ``grid`` is :data:`BLOCKS` (a scale and any offset for every block of 32
+    neighbours, as files that hold four-bit models have it) or a specification of RTN, whose zero point is one of its
+    levels. ``order`` is ``own``, or ``mixed`` with the columns of every matrix in another order, where a grid that the
+    weights lie on already is no help, and groups are as large as before.
     """
 
     def compute() -> pd.DataFrame:
@@ -147,21 +152,46 @@ def rounding(run: Run) -> pd.DataFrame:
 
         from prunelib.methods.weights import all_weights
 
+        grids = {BLOCKS: in_blocks} | {spec: parse(spec).compress for spec in (ORIGIN, *run.settings.quantized[:1])}
         draw = torch.Generator().manual_seed(run.seed)
-        moved = {(group, order): 0.0 for group in GROUPS for order in ("own", "mixed")}
+        moved = {(grid, order): 0.0 for grid in grids for order in ("own", "mixed")}
         length = 0.0
         for weight in all_weights(run.lm):
             own = weight.get().float().cpu()
             mixed = own[:, torch.randperm(own.shape[1], generator=draw)]
             length += float(own.double().square().sum())
-            for group in GROUPS:
-                method = parse(f"rtn:{BITS}:g{group}")
+            for grid, rounded in grids.items():
                 for order, values in (("own", own), ("mixed", mixed)):
-                    moved[group, order] += float((method.compress(values) - values).double().square().sum())
+                    moved[grid, order] += float((rounded(values) - values).double().square().sum())
         rows = [(*which, (square / length) ** 0.5) for which, square in moved.items()]
-        return pd.DataFrame(rows, columns=["group", "order", "error"])
+        return pd.DataFrame(rows, columns=["grid", "order", "error"])
 
-    return run.table("rounding_error", {"bits": BITS, "groups": list(GROUPS)}, compute)
+    return run.table("rounding_error", {"grids": [BLOCKS, ORIGIN, *run.settings.quantized[:1]]}, compute)
+
+
+def in_blocks(values):
+    """``values`` [rows, width] at 16 levels from the smallest to the largest of every block of 32 neighbours."""
+    import torch
+
+    parts = []
+    for block in values.split(BLOCK, dim=1):
+        low, high = block.amin(1, keepdim=True), block.amax(1, keepdim=True)
+        step = (high - low) / (2**BITS - 1)
+        step = step.masked_fill(step == 0, 1)
+        parts.append(((block - low) / step).round() * step + low)
+    return torch.cat(parts, 1)
+
+
+def dense_in_blocks(run: Run) -> float:
+    """Share of the dense bytes that the model takes with its block matrices as :func:`in_blocks` leaves them.
+
+    Every block of 32 stores its codes, a scale and an offset of 16 bits each.
+    """
+    stored = memory.run_tensors(run)
+    rows = stored.loc[stored["d_out"] > 0]
+    blocks = rows["d_out"] * -(-rows["d_in"] // BLOCK)
+    saved = ((memory.PLAIN_BITS - BITS) * rows["numel"] - 2 * memory.PLAIN_BITS * blocks).sum()
+    return float(1 - saved / (memory.PLAIN_BITS * stored["numel"].sum()))
 
 
 def on_origin(run: Run) -> pd.DataFrame:

@@ -134,19 +134,26 @@ def _record_steps(ch: Chapter, steps: pd.DataFrame, four: list[str], similar: li
 
 def record_origin(ch: Chapter, rounding: pd.DataFrame, on_origin: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
     """Record whether the weights lie on a grid already; returns the errors as a table for the page."""
-    wide = rounding.pivot(index="group", columns="order", values="error")
-    for group, row in wide.iterrows():
+    wide = rounding.pivot(index="grid", columns="order", values="error").loc[list(dict.fromkeys(rounding["grid"]))]
+    beside = ch.settings.quantized[0]
+    for name, grid in (("blocks", measure.BLOCKS), ("beside", beside)):
         for order in ("own", "mixed"):
-            ch.value(f"quant.grid.{group}.{order}", row[order], exact=True, fmt=".2g")
-    at_first = {measure.ORIGIN: on_origin, "beside": steps[steps["spec"] == ch.settings.quantized[0]]}
-    for name, rows in at_first.items():
+            ch.value(f"quant.grid.{name}.{order}", wide.loc[grid, order], exact=True, fmt=".2g")
+    for name, rows in (("origin", on_origin), ("beside", steps[steps["spec"] == beside])):
         rows = rows[(rows["pair"] == "direct") & (rows["step"] == 0)]
         found = stats.cluster_mean(rows["kl_dense_pruned"], rows["prompt_id"]) if len(rows) else (math.nan,) * 3
-        ch.value(f"quant.grid.{'kl' if name == measure.ORIGIN else 'kl_beside'}", *found, fmt=".2g")
-    ch.value("quant.grid.beside", parse(ch.settings.quantized[0]).label, exact=True, fmt="s")
-    table = wide.rename(columns={"own": "columns as they are", "mixed": "columns in another order"}).reset_index()
-    table.columns.name = None
-    return table.rename(columns={"group": "weights in a group"})
+        ch.value(f"quant.grid.{name}.kl", *found, fmt=".2g")
+    ch.value("quant.grid.origin.label", parse(measure.ORIGIN).label, exact=True, fmt="s")
+    ch.value("quant.grid.beside.label", parse(beside).label, exact=True, fmt="s")
+    ch.value("quant.grid.dense", measure.dense_in_blocks(ch), exact=True, fmt=".0%")
+    names = {grid: grid if grid == measure.BLOCKS else parse(grid).label for grid in wide.index}
+    return pd.DataFrame(
+        {
+            "grid of 4 bits": [names[grid] for grid in wide.index],
+            "columns as they are": [facts.number(x, ".2g") for x in wide["own"]],
+            "columns in another order": [facts.number(x, ".2g") for x in wide["mixed"]],
+        }
+    )
 
 
 ON_A_GRID = 0.5
@@ -235,20 +242,30 @@ def _steps(found: Found) -> str:
 
 def _origin(found: Found) -> str:
     """Whether the dense weights have been on a 4-bit grid before, and what that does to the numbers."""
-    own, mixed = (found.number(f"quant.grid.32.{order}") for order in ("own", "mixed"))
+    own, mixed = (found.number(f"quant.grid.blocks.{order}") for order in ("own", "mixed"))
     errors = "by {} of their length, with the columns mixed by {}"
-    errors = errors.format(*(found.show(f"quant.grid.32.{order}") for order in ("own", "mixed")))
+    errors = errors.format(*(found.show(f"quant.grid.blocks.{order}") for order in ("own", "mixed")))
     if not own <= ON_A_GRID * mixed:
-        return f"The weights of this model lie on no 4-bit grid of blocks of 32: rounding to one moves them {errors}."
+        return (
+            f"The weights of this model lie on no 4-bit grid with a scale and an offset for each block of 32: rounding "
+            f"to one moves them {errors}."
+        )
     said = (
-        f"The weights of this model already lie on a 4-bit grid of blocks of 32: rounding to it moves them {errors}, "
-        f"and costs {found.show('quant.grid.kl')} nats at the first token. That grid says nothing about quantization "
-        "here, and 16 bits a weight are more than the dense model holds."
+        "The weights of this model already lie on a 4-bit grid with a scale and an offset for each block of 32: "
+        f"rounding to it moves them {errors}. So 16 bits a weight are more than the dense model holds: written on that "
+        f"grid it would need {found.show('quant.grid.dense')} of its bytes. That says nothing about the quantization "
+        "of models that were never on a grid."
     )
-    own, mixed = (found.number(f"quant.grid.64.{order}") for order in ("own", "mixed"))
-    errors = f"{found.show('quant.grid.64.own')} against {found.show('quant.grid.64.mixed')}"
+    own, mixed = (found.number(f"quant.grid.beside.{order}") for order in ("own", "mixed"))
+    errors = "{}, with the columns mixed {}"
+    errors = errors.format(*(found.show(f"quant.grid.beside.{order}") for order in ("own", "mixed")))
+    beside = found.show("quant.grid.beside.label")
     if own < HELPED * mixed:
         return (
-            f"{said} In groups of 64 the origin still helps ({errors}): the 4-bit numbers of this page are flattering."
+            f"{said} The origin also helps {beside}, which moves the weights by {errors}: the 4-bit numbers of this "
+            "page are flattering."
         )
-    return f"{said} In groups of 64, which this page compares, the origin is no help ({errors})."
+    return (
+        f"{said} {beside} rounds to another grid and moves the weights by {errors}: there the origin is no help, and "
+        "the 4-bit numbers of this page are not flattered by it."
+    )
