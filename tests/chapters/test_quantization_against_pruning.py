@@ -139,5 +139,17 @@ def test_the_dense_model_on_such_a_grid_takes_five_bits_a_block_weight(ch):
     assert measure.dense_in_blocks(ch) == pytest.approx(bits / (16 * (attn + mlp + plain)))
 
 
+def test_the_paper_s_curves_are_read_as_far_as_they_can_be(ch):
+    own = pd.DataFrame({"source": ["this run"], "spec": ["x"], "label": ["x"], "kind": ["drop"], "quantity": ["rms_dz"],
+                        "step": [23], "mean": [1.0], "lo": [1.0], "hi": [1.0]})  # fmt: skip
+    theirs = page.beside_paper(ch, own).query("source == 'paper'")
+    first = theirs[theirs["step"] == 0].set_index(["label", "quantity"])["mean"]
+    assert first["paper: quantized", "one_minus_cos_h"] == pytest.approx(1 - 0.97, abs=0.005)
+    assert first["paper: 4:8", "kl_dense_pruned"] == pytest.approx(1.735, abs=0.005)
+    assert theirs["step"].max() <= 23 and set(theirs["quantity"]) == set(measure.QUANTITIES)
+    kl = theirs[theirs["quantity"] == "kl_dense_pruned"]["mean"]
+    assert kl.isna().any() and kl.min() >= 0.01 * 42.28  # 1 % of the largest value of the panel
+
+
 def test_the_panels_are_columns_of_the_table():
     assert decode.COLUMNS[:3] == measure.QUANTITIES[:3] and set(measure.QUANTITIES) <= set(decode.COLUMNS)

@@ -26,6 +26,7 @@ def memory(data: pd.DataFrame, style: Style) -> Drawn:
     ranked = data.assign(rank=data["kind"].map({kind: i for i, kind in enumerate(_ORDER)}))
     ranked = ranked.sort_values("rank", kind="stable")
     ranked["family"] = [_family(spec, label) for spec, label in zip(ranked["spec"], ranked["label"], strict=True)]
+    ranked["x"] = _apart(ranked)
     least, most = data.loc[data["four"], "share"].max(), data["most"].iloc[0]
     for axis, (measure, (title, label)) in zip(axes, _MEASURES.items(), strict=True):
         if least <= most:
@@ -37,7 +38,7 @@ def memory(data: pd.DataFrame, style: Style) -> Drawn:
             low = (rows["value"] - rows["lo"]).clip(0, 0.9 * rows["value"] if measure == "kl" else None)
             points = look | filled | {"ls": "", "ms": _SIZES[kind], "elinewidth": 0.8, "label": family}
             if len(rows):
-                axis.errorbar(rows["share"], rows["value"], [low, (rows["hi"] - rows["value"]).clip(lower=0)], **points)
+                axis.errorbar(rows["x"], rows["value"], [low, (rows["hi"] - rows["value"]).clip(lower=0)], **points)
         axis.set(title=title, ylabel=label, xlabel="memory, dense = 1")
     axes[0].axhline(1, color=style.muted, lw=0.8)
     axes[0].set_ylim(-0.03, max(1.1, min(1.6, np.nan_to_num(data.loc[data["measure"] == "kept", "hi"].max()) + 0.05)))
@@ -50,7 +51,8 @@ def memory(data: pd.DataFrame, style: Style) -> Drawn:
     caption = (
         f"**{_bought(data)}** Each marker is one model; across: what a checkpoint of the whole model must store, "
         "embeddings included, relative to 16 bits a number. Filled large: weights quantized; hollow: weights removed; "
-        "filled small: sublayers dropped. Grey: the memory that claim C13 calls similar. Bars are 95 % intervals, over "
+        "filled small: sublayers dropped. Grey: the memory that claim C13 calls similar. Models of one "
+        "memory stand side by side. Bars are 95 % intervals, over "
         "passages for generation and over prompts for the other two. Better is upper left, in the middle panel lower "
         "left."
     )
@@ -60,6 +62,19 @@ def memory(data: pd.DataFrame, style: Style) -> Drawn:
         for row in wide.sort_values("share").itertuples()
     )
     return Drawn(fig, caption, f"Three scatter plots against memory relative to dense. {listed}.")
+
+
+_GAP = 0.012
+"""Of the dense memory: what stands as close is drawn side by side."""
+
+
+def _apart(ranked: pd.DataFrame) -> pd.Series:
+    """Where markers stand: models of one memory side by side, in the order of the table."""
+    models = ranked.drop_duplicates("spec").sort_values("share", kind="stable").set_index("spec")["share"]
+    same = (models.diff() > _GAP / 2).cumsum()
+    places = models.groupby(same).transform(lambda x: x.mean() + _GAP * (np.arange(len(x)) - (len(x) - 1) / 2))
+    places[same.map(same.value_counts()) == 1] = models
+    return ranked["spec"].map(places)
 
 
 def _shown(value: float) -> str:
@@ -122,8 +137,8 @@ def free(data: pd.DataFrame, style: Style) -> Drawn:
     beside = ""
     if len(theirs):
         beside = (
-            " Thin grey: the paper's curves, digitised, of a model that it does not name there; a reading error of 1 % "
-            "of the axis hides its distances below 0.01."
+            " Thin grey: the paper's curves, digitised, of a model that it does not name there; what is smaller than "
+            "the reading error, 1 % of its axis, is left out."
         )
     return _along(
         data, style, f"Each model reads its own greedy text, as in the paper; means are over texts that go on.{beside}"
@@ -134,10 +149,11 @@ def _along(data: pd.DataFrame, style: Style, how: str) -> Drawn:
     fig, axes = style.subplots(4.6, 2, 3, sharex=True, columns=2)
     ours = data[data["source"] == "this run"]
     theirs = data[data["source"] == "paper"]
+    names = list(dict.fromkeys(theirs["label"]))
     for axis, (quantity, title) in zip(np.ravel(axes), _PANELS.items(), strict=True):
-        for i, (label, rows) in enumerate(theirs[theirs["quantity"] == quantity].groupby("label", sort=False)):
-            axis.plot(rows["step"] + 1, _positive(rows["mean"]), color=style.muted, ls=style.linestyles[i], lw=0.8,
-                      label=label)  # fmt: skip
+        for label, rows in theirs[theirs["quantity"] == quantity].groupby("label", sort=False):
+            line = {"color": style.muted, "ls": style.linestyles[names.index(label)], "lw": 0.8}
+            axis.plot(rows["step"] + 1, rows["mean"], label=label, **line)
         for (spec, label), rows in ours[ours["quantity"] == quantity].groupby(["spec", "label"], sort=False):
             rows = rows.sort_values("step")
             every = max(1, int(ours["step"].max() + 1) // 5)

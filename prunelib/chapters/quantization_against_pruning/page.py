@@ -23,14 +23,25 @@ _PAPER = {
 _SERIES = {"quantization": "paper: quantized", "attn_drop": "paper: attention dropped", "4:8": "paper: 4:8"}
 
 
+_READING = 0.01
+"""Of an axis: the reading error of a digitised curve (paper.caveats)."""
+
+
 def beside_paper(ch: Chapter, own: pd.DataFrame) -> pd.DataFrame:
-    """Figure data with the paper's curves as far as the run's texts go, cosines as 1 − cos."""
+    """Figure data with the paper's curves as far as the run's texts go, cosines as 1 − cos.
+
+    What is smaller than the reading error is NaN; a logarithmic axis would show little else.
+    """
     parts = [own]
     for quantity, name in _PAPER.items():
+        curves = {}
         for series, label in _SERIES.items():
             rows = paper.series(f"fig:pruning_quant:{name}", series).rename(columns={"x": "step", "y": "mean"})
+            curves[label] = rows.assign(mean=1 - rows["mean"] if quantity.startswith("one_minus") else rows["mean"])
+        least = _READING * max(rows["mean"].max() for rows in curves.values())
+        for label, rows in curves.items():
             rows = rows[rows["step"] <= own["step"].max()]
-            mean = 1 - rows["mean"] if quantity.startswith("one_minus") else rows["mean"]
+            mean = rows["mean"].where(rows["mean"] >= least)
             parts.append(rows.assign(source="paper", spec="", label=label, kind="", quantity=quantity, mean=mean))
     return pd.concat(parts, ignore_index=True)[list(own)]
 
@@ -57,6 +68,8 @@ def _role(row: pd.Series) -> str:
 
 def _shown(numbers) -> str:
     value, lo, hi = map(float, numbers)
+    if not math.isfinite(value):
+        return "not defined"
     if lo == hi == value:  # the dense model beside itself
         return f"{value:g}"
     return facts.show({"value": value, "lo": lo, "hi": hi, "exact": False, "fmt": ".3g"})
