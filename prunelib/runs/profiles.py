@@ -41,6 +41,8 @@ class Profile:
     seeded: tuple[str, ...] = _about("specifications compressed again with every calibration seed")
     sparse: tuple[str, ...] = _about("specifications of the sparsity chapter")
     decoded: tuple[str, ...] = _about("specifications of the decoding chapter, drops of a model of 30 layers")
+    quantized: tuple[str, ...] = _about("quantized specifications of the chapter on memory")
+    panels: tuple[str, ...] = _about("specifications compared step by step there, drops of a model of 30 layers")
     lettered: tuple[str, ...] = _about("kinds of models whose options are also asked by letter")
     drops: Mapping[str, tuple[int, ...]] = _about(
         "sublayers dropped, of a model of 30 layers; others get the same share"
@@ -64,6 +66,8 @@ PROFILES = {
         seeded=("wanda:0.5", "sparsegpt:0.5"),
         sparse=("wanda:0.5", "wanda:2:4"),
         decoded=("drop:attn:8", "wanda:0.5"),
+        quantized=("rtn:4:g64",),
+        panels=("drop:attn:8", "wanda:0.5", "rtn:4:g64"),
         lettered=("dense", "drop", "sparsify"),
         drops={"attn": (8,), "mlp": (4,), "block": (4,)},
         encoder_drops={"attn": (2,), "mlp": (2,)},
@@ -76,6 +80,8 @@ PROFILES = {
         seeded=("wanda:0.5", "sparsegpt:0.5"),
         sparse=("magnitude:0.5", "wanda:0.3", "wanda:0.5", "wanda:2:4", "sparsegpt:0.5"),
         decoded=("drop:attn:8", "wanda:0.5", "rtn:4:g64"),
+        quantized=("rtn:4:g64", "gptq:4:g64", "awq:4:g64"),
+        panels=("drop:attn:8", "wanda:4:8", "wanda:0.5", "sparsegpt:0.5", "rtn:4:g64", "gptq:4:g64", "awq:4:g64"),
         lettered=(),  # a third of the time of an item
         drops={"attn": (4, 8), "mlp": (2, 4), "block": (4,)},
         encoder_drops={"attn": (2, 4, 6), "mlp": (4,), "block": (2,)},
@@ -90,6 +96,8 @@ PROFILES = {
                      for pattern in ("0.3", "0.5", "0.7", "2:4", "4:8")),
         decoded=("drop:attn:8", "drop:mlp:4", "wanda:0.5", "wanda:4:8", "sparsegpt:0.5",
                  "rtn:4:g64", "gptq:4:g64", "awq:4:g64"),
+        quantized=("rtn:4:g64", "gptq:4:g64", "awq:4:g64", "rtn:3:g64", "gptq:3:g64"),
+        panels=("drop:attn:8", "wanda:4:8", "wanda:0.5", "sparsegpt:0.5", "rtn:4:g64", "gptq:4:g64", "awq:4:g64"),
         lettered=("dense", "drop"),
         drops={"attn": (4, 8, 12, 16), "mlp": (2, 4, 6), "block": (2, 4, 6)},
         encoder_drops=dict.fromkeys(("attn", "mlp", "block"), (1, 2, 3, 4, 6)),

@@ -10,6 +10,7 @@ from prunelib.chapters.layerwise import page as layerwise
 from prunelib.chapters.lm_head import page as lm_head
 from prunelib.chapters.methods import page as methods
 from prunelib.chapters.option_subspace import page as options
+from prunelib.chapters.quantization_against_pruning import page as quantization
 from prunelib.chapters.retrieval import page as retrieval
 from prunelib.chapters.sparsity import page as sparsity
 from prunelib.chapters.temperature import page as temperature
@@ -184,6 +185,27 @@ def paired_of(items, passages, apart=1, few=2):
     return {"paired": scores.say_paired(found, "dropping")}
 
 
+def same_memory(gap, ratio=3.0, common=5.0, own=0.002, in_64=0.09, four="RTN-4 g64", similar="Wanda 50%", matched=True):
+    """4-bit models keep ``gap`` more; the others are ``ratio`` times as far at the first token."""
+    values = {"quant.difference": around(gap) if similar != "none" != four else (None, None, None),
+              "quant.kept": around(0.5 + gap / 2), "quant.memory": 0.42, "quant.most": 0.68, "quant.four": four,
+              "quant.similar": similar, "quant.chosen": similar, "quant.undefined": "Nothing is written.",
+              "quant.kl_ratio": around(ratio), "quant.common_gap": around(common), "quant.tokens": 24,
+              "quant.four.kl": around(0.1), "quant.similar.kl": around(0.1 * ratio),
+              "quant.four.common": around(10), "quant.similar.common": around(10 - common),
+              "quant.matched": "SparseGPT 79%" if matched else "none", "quant.matched.beside": "RTN-4 g64",
+              "quant.matched.memory": 0.42, "quant.matched.beside_memory": 0.42,
+              "quant.matched.kept": around(0.5 - gap / 2), "quant.matched.beside_kept": around(0.5 + gap / 2),
+              "quant.matched.difference": around(gap), "quant.grid.dense": 0.47,
+              "quant.grid.blocks.own": own, "quant.grid.blocks.mixed": 0.08, "quant.grid.beside.own": in_64,
+              "quant.grid.beside.mixed": 0.09, "quant.grid.beside.label": "RTN-4 g64"}  # fmt: skip
+    return quantization.say(made(values, C13=around(gap)))
+
+
+BETTER = lambda: same_memory(0.6)  # noqa: E731
+WORSE = lambda: same_memory(-0.6, 0.3, -5, own=0.075)  # noqa: E731
+
+
 CASES = {
     "skill": (lambda: in_one_token(0.3, 0.2, 0.6, 0.6), lambda: in_one_token(1.0, 1.0, 0.6, 0.6),
               "Part of both skills is lost", "No loss of a skill is told apart"),
@@ -199,6 +221,12 @@ CASES = {
     "cannot compound": (lambda: alone(0.3, 1.0), lambda: alone(1.0, 1.0),
                         "cannot be compounding:", "nothing that could not be compounding"),
     "paired": (lambda: paired_of(36, 12), lambda: paired_of(12, 12), "trust the bootstrap", "trust it, as it is exact"),
+    "same memory": (BETTER, WORSE, "buys more as 4-bit weights", "buys no more as 4-bit weights"),
+    "matched": (BETTER, WORSE, "SparseGPT 79% keeps less than RTN-4", "SparseGPT 79% keeps more than RTN-4"),
+    "first token": (BETTER, WORSE, "4-bit models are closer to", "4-bit models are further from"),
+    "greedy": (BETTER, WORSE, "texts stay longer with", "texts leave the dense text earlier"),
+    "grid": (BETTER, WORSE, "already lie on a 4-bit grid", "lie on no 4-bit grid"),
+    "flattering": (lambda: same_memory(0.6, in_64=0.05), BETTER, "are flattering", "there the origin is no help"),
     "compounding": (lambda: steps(2, 0.5, 0.8), lambda: steps(0.8, -0.2, 0.2), "Errors compound", "do not compound"),
     "own text": (lambda: steps(2, 0.5, 0.8), lambda: steps(0.8, -0.2, 0.2), "larger than along", "smaller than along"),
     "free": (lambda: steps(2, 0.5, 0.8), lambda: steps(0.8, -0.2, 0.2), "that the texts differ", "models differ in"),
@@ -323,6 +351,18 @@ def test_what_one_token_does_not_decide_is_said_to_be_open():
     assert skills.say(partly) == "This run has no pruned model to ask for one token."
     assert "no other test" in paired_of(3, 1)["paired"]
     assert "hold a flip" not in paired_of(36, 12, few=0)["paired"] and "hold a flip" in paired_of(36, 12)["paired"]
+
+
+def test_memory_that_is_not_shared_decides_nothing():
+    said = same_memory(0.6, similar="none")
+    assert said["answer"].startswith("This run cannot tell. It has no pruned model of similar memory, 0.42 to 0.68")
+    assert "4-bit weights" not in said["answer"]
+    said = same_memory(0.6, four="none")
+    assert said["answer"] == "This run cannot tell. It has no 4-bit model."
+    said = same_memory(0.0, 1.0, 0.0, matched=False)
+    assert "is not decided" in said["answer"] and said["matched"] == ""
+    assert "not clearly closer" in said["steps"] and "about as early" in said["steps"]
+    assert "cannot be told from" in same_memory(0.0)["matched"]
 
 
 def test_the_first_layer_is_named_where_it_decides():

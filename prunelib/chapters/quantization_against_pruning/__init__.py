@@ -1,0 +1,1 @@
+"""What the same memory buys: quantized models beside pruned ones."""
