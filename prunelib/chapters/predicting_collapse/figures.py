@@ -78,9 +78,9 @@ def statistics(data: pd.DataFrame, style: Style) -> Drawn:
         axis.errorbar([row["rho"]], [place], xerr=ends, fmt=marker, color=getattr(style.colours, colour), ms=5,
                       elinewidth=0.9)  # fmt: skip
     axis.axvline(0.8, color=style.muted, lw=0.8, ls=style.linestyles[2])
-    least = np.nanmin([0.0, data["lo"].min(), data["rho"].min()])
+    left = max(-1.05, np.nanmin([0.0, data["lo"].min(), data["rho"].min()]) - 0.05)
     axis.set(yticks=range(len(data)), yticklabels=[NAMES[name] for name in data["statistic"]],
-             xlabel="rank correlation with the share of generation lost", xlim=(max(-1.05, least - 0.05), 1.05))  # fmt: skip
+             xlabel="rank correlation with the share of generation lost", xlim=(left, 1.05))  # fmt: skip
     axis.invert_yaxis()
     axis.grid(axis="y", visible=False)
     known = data.dropna(subset=["rho"])

@@ -163,8 +163,8 @@ def _threshold(found: Found) -> str:
     than = "fewer than" if wrong < usual else "more than" if wrong > usual else "as many as"
     return (
         f"For KL(dense ‖ pruned) the threshold is {found.show('collapse.threshold')} nats a token ({ends} with one "
-        f"method left out). It judges {found.show('collapse.wrong')} of the models wrongly, {than} without any measurement "
-        f"({found.show('collapse.constant')})."
+        f"method left out). It judges {found.show('collapse.wrong')} of the models wrongly, {than} without any "
+        f"measurement ({found.show('collapse.constant')})."
     )
 
 

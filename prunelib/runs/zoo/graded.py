@@ -54,7 +54,7 @@ def joint_sets(run: Run, specs: Sequence[str]) -> dict[str, list[str]]:
     """Sublayers by the drop that takes them: the drops among ``specs``, and 2, 4, 8, … of attention, MLP, or both.
 
     The last are ranked as drops are (``drop_order``), so that of a kind each set holds the one before. A block is both
-    of its sublayers. Those of a single sublayer are left out: their sum is exact.
+    of its sublayers. Sets that are the same stand once; those of a single sublayer, whose sum is exact, are left out.
     """
     layers, sets = run.model["n_layers"], {}
     nested = [(kind, 2**i) for kind in ("attn", "mlp", "joint") for i in range(1, layers.bit_length() + 1)]
@@ -64,8 +64,9 @@ def joint_sets(run: Run, specs: Sequence[str]) -> dict[str, list[str]]:
         for site in plan_of(run, spec).sites:
             kinds = ("attn", "mlp") if site.kind == "block" else (site.kind,)
             sites |= {f"{kind}:{site.layer}" for kind in kinds}
-        if len(sites) > 1:
-            sets[spec] = sorted(sites, key=lambda site: (int(site.partition(":")[2]), site))
+        sites = sorted(sites, key=lambda site: (int(site.partition(":")[2]), site))
+        if len(sites) > 1 and sites not in sets.values():
+            sets[spec] = sites
     return sets
 
 
