@@ -111,7 +111,7 @@ def ch(tiny, tmp_path, monkeypatch):
     lm = tiny("llama")
     order = pd.DataFrame(
         [
-            (layer, kind, 1 - layer / 10 - (kind == "mlp") / 20)
+            (layer, kind, 1 - layer / 10 - (kind == "mlp") / 5)
             for layer in range(4)
             for kind in ("attn", "mlp", "block")
         ],

@@ -48,6 +48,9 @@ def against_kl(data: pd.DataFrame, style: Style) -> Drawn:
         axis.axvline(cut, color=style.foreground, lw=0.9, ls=style.linestyles[1], label="best threshold")
     axis.set(xscale="log", xlabel="KL(dense ‖ pruned) on held-out text, nats a token",
              ylabel="share of generation kept", ylim=(-0.05, min(2.0, max(1.15, most(data["hi"]) + 0.05))))  # fmt: skip
+    axis.set_xlim(least / 1.5, 1.5 * max(least, data["kl"].max()))
+    if data["kept"].isna().all():
+        axis.text(0.5, 0.5, "not defined", ha="center", va="center", color=style.muted, transform=axis.transAxes)
     style.legend(fig)
     lost = data.assign(lost=1 - data["kept"])
     rho = predict.correlated(lost, [("kl", "lost")])
@@ -106,7 +109,7 @@ def statistics(data: pd.DataFrame, style: Style) -> Drawn:
 def additivity(data: pd.DataFrame, style: Style) -> Drawn:
     """Sum of the KL of single sublayers against the KL of dropping them together."""
     fig, axis = style.subplots(height=3.4)
-    names = {"attn": "attention", "mlp": "MLP", "both": "both"}
+    names = {"attn": "attention", "mlp": "MLP", "both": "both, or blocks"}
     kinds = {"attn": "attn", "mlp": "mlp", "both": "joint"}
     for kind, name in names.items():
         rows, look = data[data["dropped"] == kind].sort_values("count"), looks.sublayers(style)[kinds[kind]]
@@ -119,7 +122,7 @@ def additivity(data: pd.DataFrame, style: Style) -> Drawn:
     axis.plot(ends, ends, color=style.foreground, lw=0.9, label="sum = together")
     axis.fill_between(ends, ends / 2, ends * 2, color=style.muted, alpha=0.15, lw=0)
     axis.set(xscale="log", yscale="log", xlabel="sum over single sublayers, nats a token",
-             ylabel="dropped together, nats a token", xlim=ends)  # fmt: skip
+             ylabel="dropped together, nats a token", xlim=ends, ylim=ends)  # fmt: skip
     style.legend(fig)
     off = np.abs(np.log(data["ratio"])) > np.log(2)
     least, largest = data.loc[data["ratio"].idxmin()], data.loc[data["ratio"].idxmax()]
