@@ -14,6 +14,7 @@ from prunelib.measure import next_token
 from prunelib.methods.apply import compress
 from prunelib.report import figures, style
 from prunelib.runs import sources
+from prunelib.runs.profiles import PROFILES
 from prunelib.runs.zoo import graded, one_step
 
 load_figures("predicting-collapse")
@@ -93,6 +94,7 @@ def test_a_dense_model_that_writes_nothing_leaves_all_undefined():
     data = measure.kl_and_kept(models, measure.thresholds(models))
     for function, table in ((drawn.against_kl, data), (drawn.statistics, measure.correlations(models))):
         found = function(table, style.light())
+        assert "not defined to" not in found.caption + found.alt
         assert "nan" not in (found.caption + found.alt).lower() and "not defined" in found.caption + found.alt
 
 
@@ -122,6 +124,14 @@ def ch(tiny, tmp_path, monkeypatch):
     found = open_chapter(tmp_path, sources.of_chapter("predicting-collapse").id, lm, None, settings)
     found.texts = texts
     return found
+
+
+def test_a_quick_run_of_the_default_depth_has_enough_models(ch):
+    ch.options.__dict__["settings"] = PROFILES["quick"]
+    ch.model = ch.model | {"n_layers": 30}
+    specs = graded.graded_specs(ch)
+    assert len(specs) + len(set(specs) & {"wanda:0.5"}) >= 25
+    assert len({measure.method_of(spec) for spec in specs}) >= 9
 
 
 def test_drops_are_scaled_and_each_model_stands_once(ch):

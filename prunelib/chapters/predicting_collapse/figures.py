@@ -28,7 +28,8 @@ NAMES = {
 
 
 def _interval(found) -> str:
-    return show(dict(zip(("value", "lo", "hi"), found, strict=True)) | {"exact": False, "fmt": ".2f"})
+    numbers = (float(number) if np.isfinite(number) else None for number in found)
+    return show(dict(zip(("value", "lo", "hi"), numbers, strict=True)) | {"exact": False, "fmt": ".2f"})
 
 
 @figure("fig-collapse-kl", "What is left of generation, against KL on other text")

@@ -43,9 +43,8 @@ def thresholds(ch: Chapter, cuts: pd.DataFrame) -> pd.DataFrame:
 
 
 def _shown(interval, fmt: str = ".2f") -> str:
-    return facts.show(
-        dict(zip(("value", "lo", "hi"), map(float, interval), strict=True)) | {"exact": False, "fmt": fmt}
-    )
+    numbers = (float(number) if math.isfinite(number) else None for number in interval)
+    return facts.show(dict(zip(("value", "lo", "hi"), numbers, strict=True)) | {"exact": False, "fmt": fmt})
 
 
 def record(ch: Chapter, answers, models, correlations, cuts, additivity) -> None:
@@ -157,7 +156,9 @@ def _choice(found: Found) -> str:
 
 def _threshold(found: Found) -> str:
     if not math.isfinite(found.number("collapse.threshold")):
-        return "There is no threshold to learn: all models lie on one side, or there is one method only."
+        return (
+            "There is no threshold to learn: all models lie on one side, are of one method, or have no defined score."
+        )
     ends = f"{found.show('collapse.threshold_lowest')} to {found.show('collapse.threshold_highest')}"
     wrong, usual = found.number("collapse.wrong"), found.number("collapse.constant")
     than = "fewer than" if wrong < usual else "more than" if wrong > usual else "as many as"
@@ -172,9 +173,10 @@ def _additive(found: Found) -> str:
     holds, side = int(found.number("collapse.additive")), int(found.number("collapse.additive_side"))
     most = int(found.number("collapse.additive_most"))
     if not side:
+        ends = [f"{found.show(f'collapse.additive_{end}')} times" for end in ("least", "largest")]
         return (
-            f"The sum is within a factor 2 of the joint KL for every drop measured, up to {most} sublayers: here the "
-            "damage adds up."
+            f"The sum is within a factor 2 of the joint KL for every drop measured, up to {most} sublayers "
+            f"({' to '.join(ends)}): here the damage adds up."
         )
     of = "least" if side < 0 else "largest"
     where = f"furthest for {found.show(f'collapse.additive_{of}_of')}, {found.show(f'collapse.additive_{of}')} times"
