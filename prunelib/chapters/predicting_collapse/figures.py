@@ -84,21 +84,21 @@ def statistics(data: pd.DataFrame, style: Style) -> Drawn:
     axis.axvline(0.8, color=style.muted, lw=0.8, ls=style.linestyles[2])
     left = max(-1.05, np.nanmin([0.0, data["lo"].min(), data["rho"].min()]) - 0.05)
     axis.set(yticks=range(len(data)), yticklabels=[NAMES[name] for name in data["statistic"]],
-             xlabel="rank correlation with the share of generation lost", xlim=(left, 1.05))  # fmt: skip
+             xlabel="rank correlation with what is lost", xlim=(left, 1.05))  # fmt: skip
     axis.invert_yaxis()
     axis.grid(axis="y", visible=False)
     known = data.dropna(subset=["rho"])
     if len(known):
         best, worst = known.iloc[0], known.iloc[-1]
         head = (
-            f"{NAMES[best['statistic']]} ranks the models most like generation "
-            f"({_interval(best[['rho', 'lo', 'hi']])}), {NAMES[worst['statistic']]} least "
-            f"({_interval(worst[['rho', 'lo', 'hi']])})."
+            f"{NAMES[best['statistic']]} ranks the models most like generation, "
+            f"{_interval(best[['rho', 'lo', 'hi']])}, and {NAMES[worst['statistic']]} least, "
+            f"{_interval(worst[['rho', 'lo', 'hi']])}."
         )
     else:
         head = "The dense generation score leaves nothing to lose: no correlation is defined."
     caption = (
-        f"**{head}** Spearman correlation over compressed models, with 95 % intervals that leave out one method at a "
+        f"**{head}** Spearman correlation with generation lost, over models, with 95 % intervals that leave out one method at a "
         "time. Square: what claim C14 asks, with its threshold dotted. Triangle: multiple choice on one half of "
         "the items' passages, generation on the other; all others are read from held-out text."
     )
