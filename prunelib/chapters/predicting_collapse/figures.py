@@ -5,6 +5,7 @@ import pandas as pd
 
 from prunelib.measure import predict
 from prunelib.report import looks
+from prunelib.report.claims import CLAIMS
 from prunelib.report.facts import number, show
 from prunelib.report.figures import Drawn, figure
 from prunelib.report.style import Style
@@ -81,10 +82,10 @@ def statistics(data: pd.DataFrame, style: Style) -> Drawn:
         ends = np.nan_to_num([[row["rho"] - row["lo"]], [row["hi"] - row["rho"]]]).clip(0)
         axis.errorbar([row["rho"]], [place], xerr=ends, fmt=marker, color=getattr(style.colours, colour), ms=5,
                       elinewidth=0.9)  # fmt: skip
-    axis.axvline(0.8, color=style.muted, lw=0.8, ls=style.linestyles[2])
+    axis.axvline(CLAIMS["C14"].threshold, color=style.muted, lw=0.8, ls=style.linestyles[2])
     left = max(-1.05, np.nanmin([0.0, data["lo"].min(), data["rho"].min()]) - 0.05)
     axis.set(yticks=range(len(data)), yticklabels=[NAMES[name] for name in data["statistic"]],
-             xlabel="rank correlation with what is lost", xlim=(left, 1.05))  # fmt: skip
+             xlabel="rank correlation", xlim=(left, 1.05))  # fmt: skip
     axis.invert_yaxis()
     axis.grid(axis="y", visible=False)
     known = data.dropna(subset=["rho"])
@@ -98,8 +99,8 @@ def statistics(data: pd.DataFrame, style: Style) -> Drawn:
     else:
         head = "The dense generation score leaves nothing to lose: no correlation is defined."
     caption = (
-        f"**{head}** Spearman correlation with generation lost, over models, with 95 % intervals that leave out one method at a "
-        "time. Square: what claim C14 asks, with its threshold dotted. Triangle: multiple choice on one half of "
+        f"**{head}** Spearman correlation with generation lost, over models, with 95 % intervals that leave out one "
+        "method at a time. Square: what claim C14 asks, with its threshold dotted. Triangle: multiple choice on one half of "
         "the items' passages, generation on the other; all others are read from held-out text."
     )
     listed = "; ".join(f"{NAMES[r.statistic]} {_interval((r.rho, r.lo, r.hi))}" for r in data.itertuples())
