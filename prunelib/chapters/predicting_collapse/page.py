@@ -79,6 +79,8 @@ def record(ch: Chapter, answers, models, correlations, cuts, additivity) -> None
     holds, side = predict.within(additivity)
     ch.value("collapse.additive", holds, exact=True, fmt="d")
     ch.value("collapse.additive_side", side, exact=True, fmt="d")
+    sure = (additivity["lo"] >= 0.5) & (additivity["hi"] <= 2)
+    ch.value("collapse.additive_sure", f"{int(sure.sum())} of {len(sure)}", exact=True, fmt="s")
     ch.value("collapse.additive_most", int(additivity["count"].max()), exact=True, fmt="d")
     for end, row in (("least", additivity["ratio"].idxmin()), ("largest", additivity["ratio"].idxmax())):
         row = additivity.loc[row]
@@ -171,12 +173,13 @@ def _threshold(found: Found) -> str:
 
 def _additive(found: Found) -> str:
     holds, side = int(found.number("collapse.additive")), int(found.number("collapse.additive_side"))
-    most = int(found.number("collapse.additive_most"))
+    most, sure = int(found.number("collapse.additive_most")), found.show("collapse.additive_sure")
+    sure = f"With its whole interval over texts it is so for {sure} drops."
     if not side:
         ends = [f"{found.show(f'collapse.additive_{end}')} times" for end in ("least", "largest")]
         return (
             f"The sum is within a factor 2 of the joint KL for every drop measured, up to {most} sublayers "
-            f"({' to '.join(ends)}): here the damage adds up."
+            f"({' to '.join(ends)}): here the damage adds up. {sure}"
         )
     of = "least" if side < 0 else "largest"
     where = f"furthest for {found.show(f'collapse.additive_{of}_of')}, {found.show(f'collapse.additive_{of}')} times"
@@ -184,8 +187,8 @@ def _additive(found: Found) -> str:
         "The sum is not within a factor 2 of the joint KL even for the smallest drops"
     )  # fmt: skip
     if side < 0:
-        return f"{start}; then it is first too small: together sublayers do more harm than one by one ({where})."
-    return f"{start}; then it is first too large: together sublayers do less harm than one by one ({where})."
+        return f"{start}; then it is first too small: together sublayers do more harm than one by one ({where}). {sure}"
+    return f"{start}; then it is first too large: together sublayers do less harm than one by one ({where}). {sure}"
 
 
 def _proxy(found: Found) -> str:
