@@ -166,7 +166,8 @@ def predicted(rho, best, gap, choice_gap, wrong, holds, side, lost, methods=9, t
     values |= {"collapse.best": best, "collapse.best_gap": around(gap), "collapse.choice_gap": around(choice_gap),
                "collapse.threshold": threshold, "collapse.threshold_lowest": 0.7, "collapse.threshold_highest": 0.9,
                "collapse.wrong": around(wrong), "collapse.constant": around(0.4), "collapse.methods": methods,
-               "collapse.additive": holds, "collapse.additive_side": side, "collapse.additive_most": 32, "collapse.additive_sure": "9 of 14",
+               "collapse.additive": holds, "collapse.additive_side": side, "collapse.additive_most": 32,
+               "collapse.additive_sure": "9 of 14",
                "collapse.choice_lost": around(lost, 0.02)}  # fmt: skip
     for end in ("least", "largest"):
         values |= {f"collapse.additive_{end}": around(1.0), f"collapse.additive_{end}_of": f"the {end}"}
@@ -298,7 +299,10 @@ def test_what_a_run_does_not_foretell_is_said_to_be_open():
     said = predicted(0.8, "var_r", 0.0, 0.0, 0.4, 32, 0, 0.05)
     assert "is not decided: rank correlation" in said["answer"] and "not told apart from 0" in said["best"]
     assert "is not told apart from KL" in said["choice"] and "as many as without" in said["threshold"]
-    assert "the damage adds up. With its whole interval over texts it is so for 9 of 14 drops." in said["additive"]
+    assert (
+        "the damage adds up. Its whole interval over texts lies within that factor for 9 of 14 drops."
+        in said["additive"]
+    )
     assert "not told apart from the claim's 5%" in said["proxy"]
     assert "is told apart from 0" in predicted(0.8, "var_r", 0.3, 0, 0.4, 1, -1, 0.05)["best"]
     assert "even for the smallest drops" in predicted(0.8, "var_r", 0.3, 0, 0.4, 0, -1, 0.05)["additive"]
@@ -306,8 +310,8 @@ def test_what_a_run_does_not_foretell_is_said_to_be_open():
     few = {f"collapse.rho.{name}": (0.9, None, None) for name in collapse.NAMES}
     few |= {"collapse.best": "kl_dense_pruned", "collapse.best_gap": none, "collapse.choice_gap": none,
             "collapse.threshold": None, "collapse.methods": 2, "collapse.additive": 4, "collapse.additive_side": 0,
-            "collapse.additive_most": 4, "collapse.additive_sure": "1 of 3", "collapse.additive_least": (0.9, None, None),
-            "collapse.additive_largest": (1.1, None, None), "collapse.choice_lost": none}  # fmt: skip
+            "collapse.additive_most": 4, "collapse.additive_sure": "1 of 3",
+            "collapse.additive_least": (0.9, None, None), "collapse.additive_largest": (1.1, None, None), "collapse.choice_lost": none}  # fmt: skip
     said = collapse.say(made(few, C14=(0.9, float("nan"), float("nan"))))
     assert "fewer than 3 give no interval" in said["why"] and "is not decided" in said["answer"]
     assert "There is no threshold" in said["threshold"] and "says nothing" in said["proxy"]

@@ -100,8 +100,8 @@ def statistics(data: pd.DataFrame, style: Style) -> Drawn:
         head = "The dense generation score leaves nothing to lose: no correlation is defined."
     caption = (
         f"**{head}** Spearman correlation with generation lost, over models, with 95 % intervals that leave out one "
-        "method at a time. Square: what claim C14 asks, with its threshold dotted. Triangle: multiple choice on one half "
-        "of the items' passages, generation on the other; all others are read from held-out text."
+        "method at a time. Square: what claim C14 asks, with its threshold dotted. Triangle: multiple choice on one "
+        "half of the items' passages, generation on the other; all others are read from held-out text."
     )
     listed = "; ".join(f"{NAMES[r.statistic]} {_interval((r.rho, r.lo, r.hi))}" for r in data.itertuples())
     return Drawn(fig, caption, f"Dot plot of rank correlations with their intervals. {listed}.")

@@ -174,7 +174,7 @@ def _threshold(found: Found) -> str:
 def _additive(found: Found) -> str:
     holds, side = int(found.number("collapse.additive")), int(found.number("collapse.additive_side"))
     most, sure = int(found.number("collapse.additive_most")), found.show("collapse.additive_sure")
-    sure = f"With its whole interval over texts it is so for {sure} drops."
+    sure = f"Its whole interval over texts lies within that factor for {sure} drops."
     if not side:
         ends = [f"{found.show(f'collapse.additive_{end}')} times" for end in ("least", "largest")]
         return (
