@@ -311,7 +311,8 @@ def test_what_a_run_does_not_foretell_is_said_to_be_open():
     few |= {"collapse.best": "kl_dense_pruned", "collapse.best_gap": none, "collapse.choice_gap": none,
             "collapse.threshold": None, "collapse.methods": 2, "collapse.additive": 4, "collapse.additive_side": 0,
             "collapse.additive_most": 4, "collapse.additive_sure": "1 of 3",
-            "collapse.additive_least": (0.9, None, None), "collapse.additive_largest": (1.1, None, None), "collapse.choice_lost": none}  # fmt: skip
+            "collapse.additive_least": (0.9, None, None), "collapse.additive_largest": (1.1, None, None),
+            "collapse.choice_lost": none}  # fmt: skip
     said = collapse.say(made(few, C14=(0.9, float("nan"), float("nan"))))
     assert "fewer than 3 give no interval" in said["why"] and "is not decided" in said["answer"]
     assert "There is no threshold" in said["threshold"] and "says nothing" in said["proxy"]
