@@ -69,13 +69,14 @@ def compare(lm, dense: Tensor, pruned: Tensor, targets: Tensor) -> pd.DataFrame:
 
 
 def _block(lm, h: Tensor, h_pruned: Tensor, targets: Tensor) -> pd.DataFrame:
-    z, z_pruned = (_logits(lm, one) for one in (h, h_pruned))
+    z, z_pruned = (logits(lm, one) for one in (h, h_pruned))
     # Equal states may land in different places of a product and differ in the last bit.
     z_pruned = torch.where((h == h_pruned).all(-1, keepdim=True).to(z.device), z, z_pruned)
     found = next_token.statistics(z, z_pruned, targets.to(z.device)) | turned(h, h_pruned, z, z_pruned)
     return pd.DataFrame({name: value.cpu().numpy() for name, value in found.items()})
 
 
-def _logits(lm, h: Tensor) -> Tensor:
+def logits(lm, h: Tensor) -> Tensor:
+    """Of streams [..., d] after the last block, [..., V], on a device that knows float64."""
     z = lm.unembed(h)
-    return z.cpu() if z.device.type == "mps" else z  # which knows no float64
+    return z.cpu() if z.device.type == "mps" else z

@@ -256,10 +256,14 @@ CLAIMS: dict[str, Claim] = {
             "C14",
             "The KL divergence predicts the collapse of generation.",
             "Discussion of Theorem 3 and the decoding figures",
-            "Spearman correlation between mean KL(dense ‖ pruned) and the share of the generation "
-            "score lost, over the compressed models of the book",
+            "Spearman correlation between mean KL(dense ‖ pruned) of the next token on held-out text, which no item "
+            "uses, and the share of the generation score lost, over the compressed models of the chapter; interval "
+            "over their methods",
             ">=",
             0.8,
+            "predicting-collapse",
+            figure="fig-collapse-kl",
+            why="why",
         ),
         Claim(
             "C15",

@@ -27,6 +27,7 @@ class Profile:
     seeds: int = _about("calibration seeds, the run's own and those after it")
     texts: int = _about("held-out texts whose perplexity is measured")
     step_positions: int = _about("positions of each held-out text at which next tokens are compared")
+    site_tokens: int = _about("tokens of each text on which single sublayers are dropped, one by one and together")
     passages: int = _about("passages of the task items, three questions each")
     option_passages: int = _about("passages of those at whose answer position whole distributions are compared")
     long_prompts: int = _about("prompts of longer texts")
@@ -43,6 +44,10 @@ class Profile:
     decoded: tuple[str, ...] = _about("specifications of the decoding chapter, drops of a model of 30 layers")
     quantized: tuple[str, ...] = _about("quantized specifications of the chapter on memory")
     panels: tuple[str, ...] = _about("specifications compared step by step there, drops of a model of 30 layers")
+    graded: tuple[str, ...] = _about(
+        "specifications whose collapse is predicted beside those of other chapters, mild to dead, drops of a model of "
+        "30 layers"
+    )
     lettered: tuple[str, ...] = _about("kinds of models whose options are also asked by letter")
     drops: Mapping[str, tuple[int, ...]] = _about(
         "sublayers dropped, of a model of 30 layers; others get the same share"
@@ -60,7 +65,7 @@ class Profile:
 PROFILES = {
     "smoke": Profile(
         prompts=4, new_tokens=8, layer_positions=2, calibration=2, calibration_tokens=64, synthetic=1, seeds=2,
-        option_passages=2, texts=6, step_positions=3, passages=4,
+        option_passages=2, texts=6, step_positions=3, site_tokens=8, passages=4,
         long_prompts=3, long_tokens=24, case_texts=1, documents=8, benchmark_items=2, skill_items=6,
         decode_prompts=3, decode_tokens=6, decode_draws=2,
         seeded=("wanda:0.5", "sparsegpt:0.5"),
@@ -68,13 +73,14 @@ PROFILES = {
         decoded=("drop:attn:8", "wanda:0.5"),
         quantized=("rtn:4:g64",),
         panels=("drop:attn:8", "wanda:0.5", "rtn:4:g64"),
+        graded=("drop:attn:2", "drop:mlp:8", "magnitude:0.3", "rtn:4:g64"),
         lettered=("dense", "drop", "sparsify"),
         drops={"attn": (8,), "mlp": (4,), "block": (4,)},
         encoder_drops={"attn": (2,), "mlp": (2,)},
     ),
     "quick": Profile(
         prompts=32, new_tokens=32, layer_positions=8, calibration=16, calibration_tokens=64, synthetic=4, seeds=2,
-        option_passages=5, texts=12, step_positions=16, passages=12,
+        option_passages=5, texts=12, step_positions=16, site_tokens=16, passages=12,
         long_prompts=6, long_tokens=48, case_texts=2, documents=12, benchmark_items=16, skill_items=40,
         decode_prompts=10, decode_tokens=24, decode_draws=8,
         seeded=("wanda:0.5", "sparsegpt:0.5"),
@@ -82,13 +88,16 @@ PROFILES = {
         decoded=("drop:attn:8", "wanda:0.5", "rtn:4:g64"),
         quantized=("rtn:4:g64", "gptq:4:g64", "awq:4:g64"),
         panels=("drop:attn:8", "wanda:4:8", "wanda:0.5", "sparsegpt:0.5", "rtn:4:g64", "gptq:4:g64", "awq:4:g64"),
+        graded=("drop:attn:2", "drop:attn:12", "drop:mlp:1", "drop:mlp:6", "drop:block:2", "drop:block:6",
+                "magnitude:0.2", "magnitude:0.3", "magnitude:0.4", "rtn:4:g64", "rtn:3:g64", "rtn:2:g64",
+                "gptq:4:g64", "awq:4:g64"),
         lettered=(),  # a third of the time of an item
         drops={"attn": (4, 8), "mlp": (2, 4), "block": (4,)},
         encoder_drops={"attn": (2, 4, 6), "mlp": (4,), "block": (2,)},
     ),
     "full": Profile(
         prompts=40, new_tokens=64, layer_positions=16, calibration=64, calibration_tokens=64, synthetic=8, seeds=3,
-        option_passages=24, texts=40, step_positions=64, passages=60,
+        option_passages=24, texts=40, step_positions=64, site_tokens=32, passages=60,
         long_prompts=40, long_tokens=96, case_texts=8, documents=60, benchmark_items=32, skill_items=80,
         decode_prompts=16, decode_tokens=32, decode_draws=8,
         seeded=("wanda:0.5", "wanda:2:4", "sparsegpt:0.5", "sparsegpt:2:4"),
@@ -98,6 +107,8 @@ PROFILES = {
                  "rtn:4:g64", "gptq:4:g64", "awq:4:g64"),
         quantized=("rtn:4:g64", "gptq:4:g64", "awq:4:g64", "rtn:3:g64", "gptq:3:g64"),
         panels=("drop:attn:8", "wanda:4:8", "wanda:0.5", "sparsegpt:0.5", "rtn:4:g64", "gptq:4:g64", "awq:4:g64"),
+        graded=("drop:attn:2", "drop:mlp:1", "rtn:4:g64", "rtn:3:g64", "rtn:2:g64",
+                "gptq:4:g64", "gptq:3:g64", "awq:4:g64"),
         lettered=("dense", "drop"),
         drops={"attn": (4, 8, 12, 16), "mlp": (2, 4, 6), "block": (2, 4, 6)},
         encoder_drops=dict.fromkeys(("attn", "mlp", "block"), (1, 2, 3, 4, 6)),

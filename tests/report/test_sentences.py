@@ -10,6 +10,7 @@ from prunelib.chapters.layerwise import page as layerwise
 from prunelib.chapters.lm_head import page as lm_head
 from prunelib.chapters.methods import page as methods
 from prunelib.chapters.option_subspace import page as options
+from prunelib.chapters.predicting_collapse import page as collapse
 from prunelib.chapters.quantization_against_pruning import page as quantization
 from prunelib.chapters.retrieval import page as retrieval
 from prunelib.chapters.sparsity import page as sparsity
@@ -206,6 +207,23 @@ BETTER = lambda: same_memory(0.6)  # noqa: E731
 WORSE = lambda: same_memory(-0.6, 0.3, -5, own=0.075)  # noqa: E731
 
 
+def predicted(rho, best, gap, choice_gap, wrong, holds, side, lost, methods=9, threshold=0.8):
+    values = {f"collapse.rho.{name}": around(rho) for name in collapse.NAMES}
+    values |= {"collapse.best": best, "collapse.best_gap": around(gap), "collapse.choice_gap": around(choice_gap),
+               "collapse.threshold": threshold, "collapse.threshold_lowest": 0.7, "collapse.threshold_highest": 0.9,
+               "collapse.wrong": around(wrong), "collapse.constant": around(0.4), "collapse.methods": methods,
+               "collapse.additive": holds, "collapse.additive_side": side, "collapse.additive_most": 32,
+               "collapse.additive_sure": "9 of 14",
+               "collapse.choice_lost": around(lost, 0.02)}  # fmt: skip
+    for end in ("least", "largest"):
+        values |= {f"collapse.additive_{end}": around(1.0), f"collapse.additive_{end}_of": f"the {end}"}
+    return collapse.say(made(values, C14=around(rho)))
+
+
+FORETOLD = (0.9, "kl_dense_pruned", 0.3, -0.3, 0.1, 4, -1, 0.4)
+UNFORETOLD = (0.3, "var_r", 0.3, 0.3, 0.6, 8, 1, 0.0)
+
+
 CASES = {
     "skill": (lambda: in_one_token(0.3, 0.2, 0.6, 0.6), lambda: in_one_token(1.0, 1.0, 0.6, 0.6),
               "Part of both skills is lost", "No loss of a skill is told apart"),
@@ -231,6 +249,17 @@ CASES = {
     "own text": (lambda: steps(2, 0.5, 0.8), lambda: steps(0.8, -0.2, 0.2), "larger than along", "smaller than along"),
     "free": (lambda: steps(2, 0.5, 0.8), lambda: steps(0.8, -0.2, 0.2), "that the texts differ", "models differ in"),
     "law": (lambda: steps(2, 0.5, 0.8), lambda: steps(2, 0.5, 0.8, "Drop-8A"), "for all 3 models", "fails for Drop-8A"),
+    "foretold": (lambda: predicted(*FORETOLD), lambda: predicted(*UNFORETOLD),
+                 "uses ranks compressed models", "does not rank compressed models"),
+    "none better": (lambda: predicted(*FORETOLD), lambda: predicted(*UNFORETOLD),
+                    "No other statistic", "variance of Δz under p² has a higher one"),
+    "choice ranks": (lambda: predicted(*FORETOLD), lambda: predicted(*UNFORETOLD),
+                     "worse than KL does", "better than KL does"),
+    "parted": (lambda: predicted(*FORETOLD), lambda: predicted(*UNFORETOLD),
+               "fewer than without any measurement", "more than without any measurement"),
+    "added": (lambda: predicted(*FORETOLD), lambda: predicted(*UNFORETOLD), "do more harm than", "do less harm than"),
+    "passed": (lambda: predicted(*FORETOLD), lambda: predicted(*UNFORETOLD),
+               "more than the claim's 5%", "less than the claim's 5%"),
     "theorem": (lambda: theorem(1.1, 1.1), lambda: theorem(3, 3), "predicts within", "does not predict"),
     "head": (lambda: head(0.6, 0.7), lambda: head(1.4, 1.3), "The head shrinks", "The head does not shrink"),
     "gain": (lambda: head(0.6, 0.7), lambda: head(1.4, 1.3), "less than the state", "more than the state"),
@@ -363,6 +392,32 @@ def test_memory_that_is_not_shared_decides_nothing():
     assert "is not decided" in said["answer"] and said["matched"] == ""
     assert "not clearly closer" in said["steps"] and "about as early" in said["steps"]
     assert "cannot be told from" in same_memory(0.0)["matched"]
+
+
+def test_what_a_run_does_not_foretell_is_said_to_be_open():
+    said = predicted(0.8, "var_r", 0.0, 0.0, 0.4, 32, 0, 0.05)
+    assert "is not decided: rank correlation" in said["answer"] and "not told apart from 0" in said["best"]
+    assert "is not told apart from KL" in said["choice"] and "as many as without" in said["threshold"]
+    assert (
+        "the damage adds up. Its whole interval over texts lies within that factor for 9 of 14 drops."
+        in said["additive"]
+    )
+    assert "not told apart from the claim's 5%" in said["proxy"]
+    assert "is told apart from 0" in predicted(0.8, "var_r", 0.3, 0, 0.4, 1, -1, 0.05)["best"]
+    assert "even for the smallest drops" in predicted(0.8, "var_r", 0.3, 0, 0.4, 0, -1, 0.05)["additive"]
+    none = (None, None, None)
+    few = {f"collapse.rho.{name}": (0.9, None, None) for name in collapse.NAMES}
+    few |= {"collapse.best": "kl_dense_pruned", "collapse.best_gap": none, "collapse.choice_gap": none,
+            "collapse.threshold": None, "collapse.methods": 2, "collapse.additive": 4, "collapse.additive_side": 0,
+            "collapse.additive_most": 4, "collapse.additive_sure": "1 of 3",
+            "collapse.additive_least": (0.9, None, None), "collapse.additive_largest": (1.1, None, None),
+            "collapse.choice_lost": none}  # fmt: skip
+    said = collapse.say(made(few, C14=(0.9, float("nan"), float("nan"))))
+    assert "fewer than 3 give no interval" in said["why"] and "is not decided" in said["answer"]
+    assert "There is no threshold" in said["threshold"] and "says nothing" in said["proxy"]
+    gone = few | {f"collapse.rho.{name}": none for name in collapse.NAMES} | {"collapse.best": "none"}
+    said = collapse.say(made(gone, C14=(float("nan"),) * 3))
+    assert said["answer"].startswith("This run cannot tell") and said["best"] == ""
 
 
 def test_the_first_layer_is_named_where_it_decides():

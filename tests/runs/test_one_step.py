@@ -27,7 +27,7 @@ def run(tiny, tmp_path, monkeypatch):
 
 def test_no_profile_asks_an_item_of_a_text_that_is_read_here():
     asked = {item.passage_id for item in load_items(limit=max(profile.passages for profile in PROFILES.values()))}
-    texts = one_step._passages()
+    texts = one_step.passages()
     assert not asked & {name for name, _ in texts}
     assert len(texts) == 28 and all(text.strip() for _, text in texts)
 

@@ -17,11 +17,12 @@ from prunelib.runs.zoo.scores import each_model
 
 def held_out(run: Run) -> list[tuple[str, list[int]]]:
     """(id, token ids) of the texts: at most ``settings.texts`` of those that are left."""
-    return [(name, run.lm.encode_one(text, chat=False)) for name, text in _passages()[: run.settings.texts]]
+    return [(name, run.lm.encode_one(text, chat=False)) for name, text in passages()[: run.settings.texts]]
 
 
 @cache
-def _passages() -> list[tuple[str, str]]:
+def passages() -> list[tuple[str, str]]:
+    """(id, text) of those that no profile asks an item of."""
     from prunelib.engine.text import load_prompts
     from prunelib.runs.profiles import PROFILES
 
@@ -40,7 +41,10 @@ def one_step(run: Run, specs: Sequence[str]) -> pd.DataFrame:
     dense: list = []
 
     def states(_spec: str) -> list:
-        return [_states(run, ids) for _, ids in held_out(run)]
+        import torch
+
+        most = run.settings.step_positions
+        return [last_states(run, torch.tensor([ids[:-1]]), most)[0] for _, ids in held_out(run)]
 
     def compared(pruned: list) -> pd.DataFrame:
         if not dense:
@@ -48,29 +52,26 @@ def one_step(run: Run, specs: Sequence[str]) -> pd.DataFrame:
         return _compared(run, dense, pruned)
 
     wanted = [(spec, run.seed) if isinstance(spec, str) else spec for spec in specs]
-    key = {"texts": [list(one) for one in _passages()[: run.settings.texts]], "positions": run.settings.step_positions}
+    key = {"texts": [list(one) for one in passages()[: run.settings.texts]], "positions": run.settings.step_positions}
     return each_model(run, "one_step", wanted, lambda _spec: key, states, compared)
 
 
-def _positions(run: Run, ids: Sequence[int]) -> np.ndarray:
-    """Places in the text whose next token is looked at."""
-    from prunelib.measure import one_step
+def last_states(run: Run, ids, positions: int):
+    """The stream after the last block at some places of texts of one length, [texts, positions, d]; no padding.
 
-    return one_step.positions(len(ids) - 1, run.settings.step_positions)
-
-
-def _states(run: Run, ids: Sequence[int]):
-    """The stream after the last block at those places, [positions, d]; each text is read alone, without padding."""
+    ``ids`` is [texts, tokens]; the places are :func:`prunelib.measure.one_step.positions`.
+    """
     import torch
 
+    from prunelib.measure import one_step
     from prunelib.models import hooks
 
     lm, last = run.lm, run.lm.n_layers - 1
-    lm.check_length(len(ids), "a held-out text")
-    chosen = torch.from_numpy(_positions(run, ids))
+    lm.check_length(ids.shape[1], "a held-out text")
+    chosen = torch.from_numpy(one_step.positions(ids.shape[1], positions))
     with torch.inference_mode(), hooks.stop_after(lm, last), hooks.captured(lm, ("resid_post",), [last]) as seen:
-        lm.model(input_ids=torch.tensor([ids[:-1]], device=lm.device), use_cache=False)
-        return seen["resid_post"][last][0, chosen]
+        lm.model(input_ids=ids.to(lm.device), use_cache=False)
+        return seen["resid_post"][last][:, chosen]
 
 
 def _compared(run: Run, dense: list, pruned: list) -> pd.DataFrame:
@@ -79,7 +80,7 @@ def _compared(run: Run, dense: list, pruned: list) -> pd.DataFrame:
     from prunelib.measure import one_step
 
     texts = held_out(run)
-    places = [_positions(run, ids) for _, ids in texts]
+    places = [one_step.positions(len(ids) - 1, run.settings.step_positions) for _, ids in texts]
     targets = [np.asarray(ids)[where + 1] for (_, ids), where in zip(texts, places, strict=True)]
     found = one_step.compare(run.lm, torch.cat(dense), torch.cat(pruned), torch.from_numpy(np.concatenate(targets)))
     found.insert(0, "position", np.concatenate(places) + 1)

@@ -1,0 +1,1 @@
+"""What predicts the collapse: one-step statistics on other text, against what is left of generation."""
