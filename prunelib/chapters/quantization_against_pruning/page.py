@@ -1,6 +1,7 @@
 """What the page on quantization against pruning shows and records."""
 
 import math
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -8,7 +9,7 @@ from prunelib.chapters.chapter import Chapter
 from prunelib.chapters.quantization_against_pruning import measure
 from prunelib.measure import stats
 from prunelib.methods import parse
-from prunelib.report import facts, paper
+from prunelib.report import comparison, facts, paper
 from prunelib.report.sentences import Found, by_side, by_verdict, listed
 from prunelib.tasks import equal_memory, shares
 
@@ -282,3 +283,8 @@ def _origin(found: Found) -> str:
         f"{said} {beside} rounds to another grid and moves the weights by {errors}: there the origin is no help, and "
         "the 4-bit numbers of this page are not flattered by it."
     )
+
+
+def against_dense(ch: Chapter, specs: Sequence[str]) -> pd.DataFrame:
+    """Token by token on held-out text, a column a model (measure.token_summary)."""
+    return comparison.against_dense(ch, specs)
