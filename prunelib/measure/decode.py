@@ -234,7 +234,11 @@ def trajectories(lm: LM, a: Texts, b: Texts) -> pd.DataFrame:
     tokens = [torch.tensor([token for text in t.ids for token in text]) for t in (a, b)]
     steps = sorted(places[0] | places[1])
     size = max(1, _BLOCK_BYTES // (8 * lm.vocab_size))
-    frames = []
+    both_go_on = [at for at in steps if at in places[0] and at in places[1]]
+    of_pair = {"direct": sorted(places[0]), "own": sorted(places[1]), "free": both_go_on, "history": both_go_on}
+    # Filled in place: small results that are kept would lie where a large array was freed, which then needs new memory.
+    values = {pair: np.empty((len(some), len(COLUMNS))) for pair, some in of_pair.items()}
+    done = dict.fromkeys(values, 0)
     for start in range(0, len(steps), size):
         some = steps[start : start + size]
         on_a, on_b = ([at for at in some if at in where] for where in places)
@@ -252,15 +256,19 @@ def trajectories(lm: LM, a: Texts, b: Texts) -> pd.DataFrame:
         both = [at for at in on_a if at in places[1]]
         i, j = (torch.tensor([on.index(at) for at in both], dtype=torch.long) for on in (on_a, on_b))
         here, there = tokens[0][rows[0]], tokens[1][rows[1]]
-        for pair, steps_of, columns in (
-            ("direct", on_a, compare(dense_a, pruned_a, here)),
-            ("own", on_b, compare(dense_b, pruned_b, there)),
-            ("free", both, compare(dense_a.at(i), pruned_b.at(j))),
-            ("history", both, compare(dense_a.at(i), dense_b.at(j))),
+        for pair, columns in (
+            ("direct", compare(dense_a, pruned_a, here)),
+            ("own", compare(dense_b, pruned_b, there)),
+            ("free", compare(dense_a.at(i), pruned_b.at(j))),
+            ("history", compare(dense_a.at(i), dense_b.at(j))),
         ):
-            frame = pd.DataFrame(columns.T.cpu().numpy(), columns=COLUMNS)
-            row, step = zip(*steps_of, strict=True) if steps_of else ((), ())
-            frames.append(frame.assign(row=np.array(row, int), step=np.array(step, int), pair=pair))
+            values[pair][done[pair] : done[pair] + columns.shape[1]] = columns.T.cpu().numpy()
+            done[pair] += columns.shape[1]
+    frames = []
+    for pair, some in of_pair.items():
+        row, step = zip(*some, strict=True) if some else ((), ())
+        frame = pd.DataFrame(values[pair], columns=COLUMNS)
+        frames.append(frame.assign(row=np.array(row, int), step=np.array(step, int), pair=pair))
     found = pd.concat(frames, ignore_index=True)
     found["top1_same"] = found["top1_same"].astype(bool)
     return found[["row", "step", "pair", *COLUMNS]].sort_values(["pair", "row", "step"], ignore_index=True)
