@@ -10,8 +10,8 @@ from prunelib.measure import independent, stats
 from prunelib.report import facts
 from prunelib.report.sentences import Found, by_side, listed
 from prunelib.tasks import shares
+from prunelib.tasks.skills import SKILLS
 
-SKILLS = ("arithmetic", "brackets")
 BOTH = "both"
 READOUTS = ("choice", "free")
 """The answer is the likeliest of its options; of the whole vocabulary."""
