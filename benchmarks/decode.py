@@ -38,12 +38,13 @@ def plain(lm, made, prompts, tokens: int) -> list[list[list[int]]]:
 
 def ours(lm, made, prompts, tokens: int):
     """The same texts, and all three trajectories."""
-    options = {"suppress": sorted(lm.eos_ids), "batch_size": len(prompts), "groups": [0] * len(prompts)}
-    dense = decode.write(lm, prompts, tokens, most_likely, **options)
+    options = {"suppress": sorted(lm.eos_ids), "batch_size": len(prompts)}
+    dense_read, pruned_read = {}, {}
+    dense = decode.write(lm, prompts, tokens, most_likely, memo=dense_read, **options)
     with made.applied(lm):
-        own = decode.write(lm, prompts, tokens, most_likely, **options)
-        pruned = decode.read(lm, prompts, dense, own)
-    held = decode.read(lm, prompts, dense, own)
+        own = decode.write(lm, prompts, tokens, most_likely, memo=pruned_read, **options)
+        pruned = decode.read(lm, prompts, dense, own, memo=pruned_read)
+    held = decode.read(lm, prompts, dense, own, memo=dense_read)
     a, b = (decode.Texts(*one) for one in zip((dense, own), held, pruned, strict=True))
     return decode.trajectories(lm, a, b)
 

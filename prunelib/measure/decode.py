@@ -9,6 +9,7 @@ Chain rule: the KL divergence of whole texts is the sum of the one-step divergen
 the sum along sampled texts estimates it without bias; along greedy texts it does not (arXiv:2504.10637).
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from prunelib.engine.decode import Choice, Step, decode
-from prunelib.engine.prefix import Tree, begin, can_share, read_trees, shared_lengths
+from prunelib.engine.prefix import State, Tree, begin, can_share, read_trees, shared_lengths
 from prunelib.measure.distances import one_minus_cosine
 from prunelib.measure.survival import agreement_of
 from prunelib.models import hooks
@@ -28,17 +29,39 @@ _BLOCK_BYTES = 2**23
 """Of the logits, in float64, that are looked at together: what a cache holds."""
 
 
+Memo = dict[tuple[tuple[int, ...], ...], State]
+"""What a model has read of the prompts, all of each but its last token; prompts of one pass together."""
+
+
 def write(
-    lm: LM, prompts: Sequence[Sequence[int]], steps: int, choose: Choice, groups=None, **options
+    lm: LM,
+    prompts: Sequence[Sequence[int]],
+    steps: int,
+    choose: Choice,
+    groups=None,
+    memo: Memo | None = None,
+    batch_size: int = 32,
+    **options,
 ) -> list[list[int]]:
-    """What a model writes after each prompt: the tokens chosen, an end token among them, ``steps`` at most."""
+    """What a model writes after each prompt: the tokens chosen, an end token among them, ``steps`` at most.
+
+    A ``memo`` is filled with what the model has read of the prompts, for :func:`read` with the same model. Models that
+    write after the same prompts read them in the same passes, however long their texts become.
+    """
     found: list[list[int]] = [[] for _ in prompts]
 
     def keep(step: Step) -> None:
         for row, token in zip(step.rows, step.chosen.tolist(), strict=True):
-            found[row].append(token)
+            if row < len(found):
+                found[row].append(token)
 
-    decode(lm, prompts, steps, choose, groups=groups, observe=keep, **options)
+    limits = [steps] * len(prompts)
+    if memo is not None and prompts:
+        # The decoder keeps what several texts begin with: a second one of a single token makes that the prompt.
+        once = list(dict.fromkeys(map(tuple, prompts)))
+        prompts, limits = [*map(tuple, prompts), *once], limits + [1] * len(once)
+        batch_size, groups = batch_size * len(prompts) // len(found), prompts
+    decode(lm, prompts, limits, choose, groups=groups, memo=memo, batch_size=batch_size, observe=keep, **options)
     return found
 
 
@@ -63,12 +86,15 @@ def states(lm: LM, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[in
 
 
 @torch.inference_mode()
-def read(lm: LM, prompts: Sequence[Sequence[int]], *several: Sequence[Sequence[int]]) -> list[States]:
+def read(
+    lm: LM, prompts: Sequence[Sequence[int]], *several: Sequence[Sequence[int]], memo: Memo | None = None
+) -> list[States]:
     """:func:`states` of several lists of texts; all texts on one prompt are read together.
 
-    What they have in common is read once, and once for all what all prompts begin with, such as a system prompt.
-    Models that read the same texts do so in the same passes: a twin differs in nothing. Raises PrunelibError for a
-    text that does not fit the model.
+    What they have in common is read once, and once for all what all prompts begin with, such as a system prompt; with
+    the ``memo`` of :func:`write` the prompts are not read again. Models that read the same texts do so in the same
+    passes, if both or neither have a memo: a twin differs in nothing. Raises PrunelibError for a text that does not
+    fit the model.
     """
     owners = [prompt for _ in several for prompt in prompts]
     kept = [len(text) for texts in several for text in texts]
@@ -76,8 +102,10 @@ def read(lm: LM, prompts: Sequence[Sequence[int]], *several: Sequence[Sequence[i
     sequences = [[*prompt, *text[:-1]] for prompt, text in zip(owners, texts, strict=True)]
     longest = max(map(len, sequences), default=0)
     lm.check_length(longest, "a text with its prompt")
-    reading = _together if can_share(lm, longest) else _alone
-    parts = reading(lm, owners, sequences, kept)
+    if can_share(lm, longest):
+        parts = _together(lm, owners, sequences, kept, memo or {})
+    else:
+        parts = _alone(lm, owners, sequences, kept)
     found, start = [], 0
     for some in several:
         lengths = kept[start : start + len(some)]
@@ -88,21 +116,53 @@ def read(lm: LM, prompts: Sequence[Sequence[int]], *several: Sequence[Sequence[i
     return found
 
 
-def _together(lm: LM, owners, sequences, kept) -> list[Tensor]:
+def _together(lm: LM, owners, sequences, kept, memo: Memo) -> list[Tensor]:
     """States [n, d] of the last ``kept`` tokens of each sequence: a tree a prompt, every common token once."""
     last, trees = lm.n_layers - 1, {tuple(prompt): Tree() for prompt in owners}
-    common = shared_lengths(list(trees), [0] * len(trees), [1] * len(trees))[0] if trees else 0
+    begun = _begun(lm, list(trees), memo)
+    read = {prompt: one.length(prompt) for one in begun for prompt in one.rows}
     paths = []
     for prompt, sequence, n in zip(owners, sequences, kept, strict=True):
-        path = trees[tuple(prompt)].add(sequence[common:])
+        path = trees[tuple(prompt)].add(sequence[read[tuple(prompt)] :])
         paths.append(path[len(path) - n :])
     held: dict[tuple[int, ...], Tensor] = {}
-    for some in _passes({prompt: len(tree.ids) for prompt, tree in trees.items()}):
-        before = begin(lm, [prompt[:common] for prompt in some]) if common else None
-        with hooks.captured(lm, ("resid_post",), [last]) as seen:
-            read_trees(lm, [trees[prompt] for prompt in some], before)
-        held |= dict(zip(some, seen["resid_post"][last], strict=True))
+    for one in begun:
+        for some in _passes({prompt: len(trees[prompt].ids) for prompt in one.rows}):
+            with hooks.captured(lm, ("resid_post",), [last]) as seen:
+                read_trees(lm, [trees[prompt] for prompt in some], one.of(some, lm))
+            held |= dict(zip(some, seen["resid_post"][last], strict=True))
     return [held[tuple(prompt)][path] for prompt, path in zip(owners, paths, strict=True)]
+
+
+class _Begun(NamedTuple):
+    """Prompts whose beginnings have been read."""
+
+    rows: dict[tuple[int, ...], int]
+    """Where each prompt stands in the state."""
+    common: int | None
+    """Tokens that were read; None for all of a prompt but its last."""
+    state: State | None
+
+    def length(self, prompt: tuple[int, ...]) -> int:
+        return len(prompt) - 1 if self.common is None else self.common
+
+    def of(self, prompts: Sequence[tuple[int, ...]], lm: LM) -> State | None:
+        """A state of its own for a pass over some prompts."""
+        if self.state is None:
+            return None
+        return copy.deepcopy(self.state).select(torch.tensor([self.rows[one] for one in prompts], device=lm.device))
+
+
+def _begun(lm: LM, prompts: list[tuple[int, ...]], memo: Memo) -> list[_Begun]:
+    known = [
+        _Begun({one: key.index(one[:-1]) for one in prompts if one[:-1] in key}, None, state)
+        for key, state in memo.items()
+    ]
+    if set(prompts) == {prompt for one in known for prompt in one.rows}:
+        return known
+    common = shared_lengths(prompts, [0] * len(prompts), [1] * len(prompts))[0] if prompts else 0
+    state = begin(lm, [prompts[0][:common]]) if common else None
+    return [_Begun(dict.fromkeys(prompts, 0), common, state)]
 
 
 def _alone(lm: LM, owners, sequences, kept) -> list[Tensor]:
@@ -164,9 +224,11 @@ def point(lm: LM, h: Tensor) -> Point:
 
 def of_logits(h: Tensor, z: Tensor) -> Point:
     """States [N, d] with logits [N, V] in float64."""
-    log_sum = torch.logsumexp(z, -1)
-    p = (z - log_sum[:, None]).exp_()
-    return Point(h, z, p, log_sum, z.argmax(-1), torch.stack([dot(z, z), dot(p, p), dot(p, z), z.sum(-1)]))
+    top, best = z.max(-1)
+    p = (z - top[:, None]).exp_()
+    total = p.sum(-1)  # at least 1
+    p.div_(total[:, None])
+    return Point(h, z, p, top + total.log(), best, torch.stack([dot(z, z), dot(p, p), dot(p, z), z.sum(-1)]))
 
 
 def compare(dense: Point, pruned: Point, chosen: Tensor | None = None) -> Tensor:

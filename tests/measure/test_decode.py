@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from prunelib.engine.decode import Gumbel, most_likely
+from prunelib.engine.prefix import can_share
 from prunelib.measure import decode, rollouts
 from prunelib.methods.apply import compress
 
@@ -14,14 +15,15 @@ PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12], [13, 14]]
 STEPS = 6
 
 
-def both(lm, made, choose=most_likely):
-    """Texts of a dense and of a compressed model, and what both hold along them."""
+def both(lm, made, choose=most_likely, kept=False):
+    """Texts of a dense and of a compressed model, and what both hold along them; ``kept``: prompts are read once."""
+    first, second = ({}, {}) if kept else (None, None)
     with made.applied(lm):
-        b = decode.write(lm, PROMPTS, STEPS, choose)
-    a = decode.write(lm, PROMPTS, STEPS, choose)
+        b = decode.write(lm, PROMPTS, STEPS, choose, memo=second)
+    a = decode.write(lm, PROMPTS, STEPS, choose, memo=first)
     with made.applied(lm):
-        pruned = decode.read(lm, PROMPTS, a, b)
-    dense = decode.read(lm, PROMPTS, a, b)
+        pruned = decode.read(lm, PROMPTS, a, b, memo=second)
+    dense = decode.read(lm, PROMPTS, a, b, memo=first)
     return [decode.Texts(*one) for one in zip((a, b), dense, pruned, strict=True)]
 
 
@@ -45,8 +47,9 @@ def test_forced_on_its_own_greedy_text_a_model_chooses_it_again(lm):
     assert [len(text) for text in ids] == np.bincount(held.row).tolist()
 
 
-def test_columns_are_those_of_plain_float64(lm, made):
-    a, b = both(lm, made, Gumbel(seed=2))
+@pytest.mark.parametrize("kept", [False, True])
+def test_columns_are_those_of_plain_float64(lm, made, kept):
+    a, b = both(lm, made, Gumbel(seed=2), kept)
     found = decode.trajectories(lm, a, b).set_index(["pair", "row", "step"])
     for row, prompt in enumerate(PROMPTS):
         with made.applied(lm):
@@ -74,14 +77,28 @@ def test_columns_are_those_of_plain_float64(lm, made):
 
 def test_a_twin_differs_in_nothing_on_any_trajectory(lm):
     twin = compress(lm, ["dense"])["dense"]
-    for choose in (most_likely, Gumbel(seed=1)):
-        a, b = both(lm, twin, choose)
+    for choose, kept in itertools.product((most_likely, Gumbel(seed=1)), (False, True)):
+        a, b = both(lm, twin, choose, kept)
         found = decode.trajectories(lm, a, b)
         assert a.ids == b.ids and set(found["pair"]) == {"direct", "own", "free", "history"}
         along = found["pair"].isin(["direct", "own"])
         assert found["top1_same"].all() and (found.loc[along, ["agree_best", "agree_common"]] == 1).all(axis=None)
         still = [name for name in decode.COLUMNS if not name.startswith(("top1", "agree", "tv"))]
         assert (found[still] == 0).all(axis=None) and (found.loc[along, "tv"] == 0).all()
+
+
+def test_prompts_that_were_read_once_change_no_text_and_nothing_that_is_kept(lm):
+    plain = decode.write(lm, PROMPTS, STEPS, most_likely)
+    for size in (1, 2, 32):  # in passes of their own, in two, together
+        memo = {}
+        assert decode.write(lm, PROMPTS, STEPS, most_likely, memo=memo, batch_size=size) == plain
+        before = {key: state.lengths.tolist() for key, state in memo.items()}
+        first = decode.read(lm, PROMPTS, plain, memo=memo)[0]
+        again = decode.read(lm, PROMPTS, plain, memo=memo)[0]
+        assert torch.equal(first.h, again.h) and first.step.tolist() == again.step.tolist()
+        assert before == {key: state.lengths.tolist() for key, state in memo.items()}
+        assert bool(memo) == can_share(lm, max(map(len, PROMPTS)) + STEPS)  # a sliding window keeps no beginnings
+        torch.testing.assert_close(first.h, decode.read(lm, PROMPTS, plain)[0].h, rtol=1e-4, atol=1e-5)
 
 
 def test_causes_add_up_to_the_free_difference(lm, made):

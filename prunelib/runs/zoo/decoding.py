@@ -42,21 +42,21 @@ def decoding(run: Run, specs: Sequence[str]) -> pd.DataFrame:
     def ask(_spec: str):
         from prunelib.measure import decode
 
-        asked = _asked(run)
-        dense = dense_texts(run)
-        own = _write(run, asked)
-        return own, *decode.read(run.lm, asked.ids, dense, own)
+        asked, dense, memo = _asked(run), dense_texts(run), {}
+        own = _write(run, asked, memo)
+        return own, *decode.read(run.lm, asked.ids, dense, own, memo=memo)
 
     def after(found) -> pd.DataFrame:
         from prunelib.measure import decode
 
         asked, dense = _asked(run), dense_texts(run)
         own, pruned_on_dense, pruned_on_own = found
-        dense_on_dense, dense_on_own = decode.read(run.lm, asked.ids, dense, own)
+        dense_on_dense, dense_on_own = decode.read(run.lm, asked.ids, dense, own, memo=prompts_read(run, begun))
         a = decode.Texts(dense, dense_on_dense, pruned_on_dense)
         b = decode.Texts(own, dense_on_own, pruned_on_own)
         return _named(asked, decode.trajectories(run.lm, a, b), dense, own)
 
+    begun: dict = {}
     dense_texts(run)  # before any model is compressed in place
     return each_model(run, "decoding", [(spec, run.seed) for spec in specs], lambda _spec: _key(run), ask, after)
 
@@ -120,8 +120,25 @@ def _asked(run: Run) -> _Asked:
     return _Asked(names, draw, [encoded[name] for name in names])
 
 
-def _write(run: Run, asked: _Asked) -> list[list[int]]:
-    """What the model as it is now writes; the prompts of one draw after the other are read once."""
+def prompts_read(run: Run, begun: dict) -> dict:
+    """``begun`` with what the dense model has read of the prompts: once for all models that it is compared with.
+
+    As :func:`_write` reads them for a compressed model, so that a twin differs in nothing.
+    """
+    if not begun:
+        from prunelib.engine.decode import most_likely
+        from prunelib.measure import decode
+
+        asked = _asked(run)
+        decode.write(run.lm, asked.ids[: asked.draw.count(0)], 1, most_likely, memo=begun)
+    return begun
+
+
+def _write(run: Run, asked: _Asked, memo: dict | None = None) -> list[list[int]]:
+    """What the model as it is now writes; the prompts of one draw after the other are read once.
+
+    ``memo`` is filled with what it has read of them (measure.decode).
+    """
     from prunelib.engine.decode import Gumbel, most_likely
     from prunelib.measure import decode
 
@@ -129,7 +146,9 @@ def _write(run: Run, asked: _Asked) -> list[list[int]]:
     for greedy, choose in ((True, most_likely), (False, Gumbel(run.seed))):
         some = [i for i, draw in enumerate(asked.draw) if (draw == 0) is greedy]
         prompts, groups = [asked.ids[i] for i in some], [asked.prompt_id[i] for i in some]
-        found += decode.write(run.lm, prompts, run.settings.decode_tokens, choose, groups=groups) if some else []
+        kept = memo if greedy else None
+        new = run.settings.decode_tokens
+        found += decode.write(run.lm, prompts, new, choose, groups=groups, memo=kept) if some else []
     return found
 
 

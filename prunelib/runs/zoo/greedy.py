@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from prunelib.runs.run import Run
-from prunelib.runs.zoo.decoding import _Asked, _asked, _key, _named, _write, dense_texts
+from prunelib.runs.zoo.decoding import _Asked, _asked, _key, _named, _write, dense_texts, prompts_read
 from prunelib.runs.zoo.scores import each_model
 
 
@@ -18,19 +18,20 @@ def greedy(run: Run, specs: Sequence[str]) -> pd.DataFrame:
     def ask(_spec: str):
         from prunelib.measure import decode
 
-        asked, dense = _greedy(run)
-        own = _write(run, asked)
-        return own, *decode.read(run.lm, asked.ids, dense, own)
+        (asked, dense), memo = _greedy(run), {}
+        own = _write(run, asked, memo)
+        return own, *decode.read(run.lm, asked.ids, dense, own, memo=memo)
 
     def after(found) -> pd.DataFrame:
         from prunelib.measure import decode
 
         asked, dense = _greedy(run)
         own, *pruned = found
-        held = decode.read(run.lm, asked.ids, dense, own)
+        held = decode.read(run.lm, asked.ids, dense, own, memo=prompts_read(run, begun))
         a, b = (decode.Texts(*one) for one in zip((dense, own), held, pruned, strict=True))
         return _named(asked, decode.trajectories(run.lm, a, b), dense, own)
 
+    begun: dict = {}
     dense_texts(run)  # before any model is compressed in place
     key = _key(run) | {"decode": [run.settings.decode_tokens]}  # how often texts are drawn does not matter here
     return each_model(run, "decoding_greedy", [(spec, run.seed) for spec in specs], lambda _spec: key, ask, after)
