@@ -19,7 +19,7 @@ from prunelib.runs.tables import read_csv
 LIMIT = 10_000_000
 """Bytes of the whole folder: what a repository can carry."""
 
-TABLE_LIMIT = 500_000
+TABLE_LIMIT = 80_000
 """Bytes of one table; a longer one (states of single positions) is left out and listed with its hash."""
 
 LEFT_OUT = "left_out.json"
