@@ -212,12 +212,13 @@ def book(folder, site, reference, as_pdf) -> int:
 
 @commands.command(help="Keep a finished run as the committed reference of its model.")
 @_folder("--run", None, "run folder")
-def reference(folder) -> int:
+@click.option("--add", is_flag=True, help="add its chapters to the committed reference, which keeps the others")
+def reference(folder, add) -> int:
     from prunelib.chapters import load_figures
     from prunelib.report import reference as references
 
     load_figures()
-    print(references.save(folder))
+    print(references.save(folder, add=add))
     return 0
 
 

@@ -30,29 +30,51 @@ def folder(model: str) -> Path:
     return paths.data_dir() / "reference" / paths.slugify(model)
 
 
-def save(run: Path, target: Path | None = None, root: Path | None = None) -> Path:
+def save(run: Path, target: Path | None = None, root: Path | None = None, add: bool = False) -> Path:
     """Copy a finished run into ``target`` (default: the model's own folder); returns it.
 
-    The folder is replaced as a whole, or left as it was. Raises PrunelibError for a run
-    that is not publishable (the first reason), and for a result above :data:`LIMIT`.
+    With ``add`` the chapters of the run join those that ``target`` has, or take their places: each says in the
+    manifest by which code it was made. The folder is replaced as a whole, or left as it was. Raises PrunelibError for
+    a run that is not publishable (the first reason), for one of another model, profile or seed than what it is added
+    to, and for a result above :data:`LIMIT`.
     """
     run = Path(run)
     problems = publish.gate(run, root)
     if problems:
         raise PrunelibError(f"{run} is no finished run: {problems[0]}")
     manifest = publish.read_manifest(run)
+    target = Path(target) if target else folder(manifest["model"]["slug"])
+    if add:
+        manifest = _joined(target, manifest)
     if absent := publish.missing(manifest, root):
         raise PrunelibError(f"{run} is no finished run: {absent[0]} was not run")
-    target = Path(target) if target else folder(manifest["model"]["slug"])
     if target.exists() and not (target.is_dir() and (marks.is_empty(target) or _is_older(target))):
         raise PrunelibError(f"{target} is not empty and no reference run: name another model, or move it")
     try:
         with new_folder(target) as fresh:
-            _copy(run, fresh, manifest)
+            _copy(run, fresh, manifest, target if add else None)
             _check_size(fresh)
     except OSError as error:
         raise PrunelibError(f"cannot write {target}: {error.strerror or error}") from error
     return target
+
+
+def _joined(target: Path, manifest: dict) -> dict:
+    """The manifest of the reference in ``target`` with the chapters of a run in it."""
+    if not (target / "manifest.json").is_file():
+        raise PrunelibError(f"no reference run in {target} to add to")
+    old = publish.read_manifest(target)
+    for name in ("profile", "seed"):
+        if old[name] != manifest[name]:
+            raise PrunelibError(f"{target} is of {name} {old[name]}, this run of {manifest[name]}")
+    if old["model"].get("fingerprint") != manifest["model"].get("fingerprint"):
+        raise PrunelibError(f"{target} is of another model than this run: their weights differ")
+    both = ("parameters", "notebooks", "tables", "figures")
+    found = manifest | {name: old.get(name, {}) | manifest.get(name, {}) for name in both}
+    for name in ("values", "claims"):
+        kept = {key: entry for key, entry in old[name].items() if entry["notebook"] not in manifest["notebooks"]}
+        found[name] = kept | manifest[name]
+    return found
 
 
 def _check_size(folder: Path) -> None:
@@ -64,7 +86,8 @@ def _check_size(folder: Path) -> None:
         raise PrunelibError(f"the reference would take {total}; its largest file is {most}")
 
 
-def _copy(run: Path, fresh: Path, manifest: dict) -> None:
+def _copy(run: Path, fresh: Path, manifest: dict, before: Path | None = None) -> None:
+    """Files of a run, and of the reference ``before`` what the run does not have."""
     given = [entry.get("parameters", {}) for entry in manifest["notebooks"].values()]
     for parameters in (*given, *manifest.get("parameters", {}).values()):
         parameters.pop("out", None)  # a folder of the machine that made the run
@@ -73,22 +96,31 @@ def _copy(run: Path, fresh: Path, manifest: dict) -> None:
         shutil.copyfile(run / "model.json", fresh / "model.json")
     for name in ("tables", "figures", "notebooks"):
         (fresh / name).mkdir()
+    known = read_json(before / LEFT_OUT) if before else {}
     left_out = {}
     for name, entry in manifest["tables"].items():
-        file = run / "tables" / f"{name}.parquet"
-        if file.stat().st_size > TABLE_LIMIT:
+        file = _of(f"tables/{name}.parquet", run, before)
+        if file is None and name in known:
+            left_out[name] = known[name]
+        elif file.stat().st_size > TABLE_LIMIT:
             left_out[name] = {"bytes": file.stat().st_size, "rows": entry["rows"], "sha256": entry["sha256"]}
         else:
             shutil.copyfile(file, fresh / "tables" / file.name)
     write_json(fresh / LEFT_OUT, left_out)
     for figure_id in manifest["figures"]:
-        shutil.copyfile(run / "figures" / f"{figure_id}.csv", fresh / "figures" / f"{figure_id}.csv")
-        card = read_json(run / "figures" / f"{figure_id}.json")
+        data = _of(f"figures/{figure_id}.csv", run, before)
+        shutil.copyfile(data, fresh / "figures" / data.name)
+        card = read_json(data.with_suffix(".json"))
         # Where the curves lie is known again when they are drawn again.
         write_json(fresh / "figures" / f"{figure_id}.json", card | {"readings": [], "column_readings": []})
     for name in manifest["notebooks"]:
-        notebook = read_json(run / "notebooks" / f"{name}.ipynb")
+        notebook = read_json(_of(f"notebooks/{name}.ipynb", run, before))
         (fresh / "notebooks" / f"{name}.ipynb").write_text(json.dumps(portable(notebook), indent=1) + "\n")
+
+
+def _of(name: str, run: Path, before: Path | None) -> Path | None:
+    """The file of the run, or else of the reference before it; None where neither has one."""
+    return next((folder / name for folder in (run, before) if folder and (folder / name).is_file()), None)
 
 
 def portable(notebook: dict) -> dict:

@@ -152,3 +152,77 @@ def test_the_claims_of_the_reference_stand_beside_another_run(kept, tmp_path):
         publish.stage(run, staged, root)
         assert read_json(shown)["run"]["seed"] == len(slug)
         assert read_json(shown)["claims"] == publish.claims_record(manifest)["claims"]
+
+
+def second(root, run, tmp_path):
+    """A run of a second chapter alone, with a value, a table and the claim C8 of its own."""
+    toc = root / "_toc.yml"
+    toc.write_text(
+        toc.read_text().replace("notebooks/01-demo\n", "notebooks/01-demo\n      - file: notebooks/02-more\n")
+    )
+    shutil.copy(root / "notebooks" / "01-demo.ipynb", root / "notebooks" / "02-more.ipynb")
+    other = shutil.copytree(run, tmp_path / "second")
+    (other / "notebooks" / "01-demo.ipynb").rename(other / "notebooks" / "02-more.ipynb")
+    (other / "tables" / "demo.parquet").rename(other / "tables" / "more.parquet")
+    manifest = read_json(other / "manifest.json")
+    manifest["notebooks"] = {"02-more": manifest["notebooks"]["01-demo"]}
+    manifest["tables"] = {"more": manifest["tables"]["demo"]}
+    manifest["values"] = {
+        "demo.count": manifest["values"]["demo.count"],
+        "more.ratio": manifest["values"]["demo.ratio"],
+    }
+    manifest["claims"] = {"C8": manifest["claims"]["C1"]}
+    for entry in (*manifest["values"].values(), *manifest["claims"].values()):
+        entry["notebook"] = "02-more"
+    write_json(other / "manifest.json", manifest)
+    return other
+
+
+def test_chapters_are_added_to_what_is_committed(kept, tmp_path):
+    root, run, source = kept
+    first, other = read_json(source / "manifest.json"), second(root, run, tmp_path)
+    with pytest.raises(PrunelibError, match="01-demo was not run"):  # alone it is no whole run
+        reference.save(other, source, root)
+    reference.save(other, source, root, add=True)
+    found = read_json(source / "manifest.json")
+    assert list(found["notebooks"]) == ["01-demo", "02-more"]
+    assert found["notebooks"]["01-demo"] == first["notebooks"]["01-demo"]
+    assert set(found["values"]) == {"demo.ratio", "demo.count", "more.ratio"}
+    assert {name: entry["notebook"] for name, entry in found["claims"].items()} == {"C1": "01-demo", "C8": "02-more"}
+    assert {file.stem for file in (source / "tables").iterdir()} == {"demo", "more"}
+    again = reference.restore(source, tmp_path / "again")
+    assert publish.gate(again, root, current=False) == []
+
+
+def test_a_chapter_that_is_added_again_takes_its_own_place(kept, tmp_path):
+    root, run, source = kept
+    manifest = read_json(run / "manifest.json")
+    del manifest["claims"]["C8"]
+    manifest["claims"]["C1"]["value"] = 0.5
+    write_json(run / "manifest.json", manifest)
+    reference.save(run, source, root, add=True)
+    claims = read_json(source / "manifest.json")["claims"]
+    assert set(claims) == {"C1"} and claims["C1"]["value"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"profile": "quick"}, "of profile smoke, this run of quick"),
+        ({"seed": 3}, "of seed 0, this run of 3"),
+        ({"model": {"name": "tiny/model", "slug": "tiny", "n_layers": 2, "fingerprint": "b"}}, "their weights differ"),
+    ],
+)
+def test_what_is_added_is_of_the_same_model_and_size(kept, change, said):
+    root, run, source = kept
+    write_json(run / "manifest.json", read_json(run / "manifest.json") | change)
+    before = sorted(file.name for file in source.rglob("*"))
+    with pytest.raises(PrunelibError, match=said):
+        reference.save(run, source, root, add=True)
+    assert sorted(file.name for file in source.rglob("*")) == before
+
+
+def test_there_is_something_to_add_to(kept, tmp_path):
+    root, run, _ = kept
+    with pytest.raises(PrunelibError, match="no reference run in .* to add to"):
+        reference.save(run, tmp_path / "nowhere", root, add=True)
