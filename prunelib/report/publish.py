@@ -19,7 +19,7 @@ import yaml
 from prunelib import paths
 from prunelib.errors import PrunelibError
 from prunelib.files import new_folder, read_json, sha256, write_json, writing
-from prunelib.report import cite, claims, drawings, facts, figures, icons, pages, polish, sitecheck, stubs
+from prunelib.report import cite, claims, drawings, evidence, facts, figures, icons, pages, polish, sitecheck, stubs
 from prunelib.runs import beside, environment, folders, marks, schema
 from prunelib.runs.sources import source_sha256
 
@@ -360,7 +360,7 @@ def _forget_if_outdated(work: Path, root: Path, partial: bool) -> None:
     files = [root / "_config.yml", root / "_toc.yml"]
     files += sorted((root / "book" / "_ext").rglob("*.py"))
     files += sorted(file for file in (root / "book" / "_static").rglob("*") if file.is_file())
-    files += [Path(module.__file__) for module in (facts, claims, cite, icons, polish)] + [cite.source()]
+    files += [Path(module.__file__) for module in (facts, claims, evidence, cite, icons, polish)] + [cite.source()]
     files += [Path(paths.__file__).parent / name for name in _DOCUMENTED]
     state = {str(file): sha256(file) for file in files} | {"partial": partial}
     state |= {name: metadata.version(name) for name in _RENDERERS}

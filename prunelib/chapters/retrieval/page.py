@@ -28,7 +28,8 @@ def record(ch: Chapter, by_encoder: pd.DataFrame, by_model: pd.DataFrame) -> pd.
     row = shares.loc[quarter]
     ch.value("retrieval.quarter", row["label"], exact=True, fmt="s")
     ch.value("retrieval.kept", row["kept"], row["lo"], row["hi"], fmt=".0%")
-    ch.claim("C10", row["kept"], row["lo"], row["hi"])
+    over = {"documents": by_encoder["cluster"].nunique(), "queries": by_encoder["query_id"].nunique()}
+    ch.claim("C10", row["kept"], row["lo"], row["hi"], over=over)
     ch.say(say(ch.found))
     both = pd.concat([by_encoder.assign(embedder="encoder"), by_model.assign(embedder="language model")])
     shown = both.groupby(["embedder", "label"], sort=False)[list(retrieval.MEASURES)].mean().round(3)
