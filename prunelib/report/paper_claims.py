@@ -23,7 +23,7 @@ EARLY = 10
 
 
 class Reported(NamedTuple):
-    """A number of the paper: ``part`` of the claim that it stands beside ("" for all of it), ``source`` in the paper."""
+    """A number of the paper: ``part`` of the claim that it stands beside ("" for the whole), ``source`` in the paper."""
 
     part: str
     value: float
@@ -45,7 +45,9 @@ def _off(quantity: str) -> Iterable[Reported]:
     both = paper.series(name, "measured").merge(paper.series(name, "estimated"), on="x", suffixes=("_m", "_e"))
     both = both[(both["y_m"] > 0) & (both["y_e"] > 0)]
     factor = float(np.exp(np.median(np.abs(np.log(both["y_e"] / both["y_m"])))))
-    yield Reported("", factor, f"the same factor at one middle attention layer, {len(both)} decoding steps", _source(name))
+    yield Reported(
+        "", factor, f"the same factor at one middle attention layer, {len(both)} decoding steps", _source(name)
+    )
 
 
 def _layers(space: str, middle: bool) -> pd.Series:
@@ -81,7 +83,9 @@ def _dropped() -> Iterable[Reported]:
             at = paper.series(figure, series)["x"] == DROPPED
             shares.append(float(paper.kept_above_chance(figure, series).loc[at, "kept"].iloc[0]))
         model, layers = paper.source(figure, "attn_drop")
-        what = f"{figure.rpartition(':')[2]}, mean of {DROPPED} attention and {DROPPED} MLP sublayers of {layers}, {model}"
+        what = (
+            f"{figure.rpartition(':')[2]}, mean of {DROPPED} attention and {DROPPED} MLP sublayers of {layers}, {model}"
+        )
         yield Reported(part, sum(shares) / 2, what, _source(figure))
 
 

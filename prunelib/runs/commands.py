@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from prunelib.runs import sources
 from prunelib.runs.options import FLAGS, NAMES, RunOptions
 
+_ALWAYS = ("model", "profile")
+
 _OF_A_MACHINE = ("out", "beside")
 """Folders of whoever made the run: no part of what a number depends on."""
 
@@ -21,8 +23,8 @@ def command(notebook: str, manifest: Mapping, out: str = "") -> str:
     options = {"model": manifest["model"]["name"], "profile": manifest["profile"]}
     options |= {name: given[name] for name in FLAGS if given.get(name) not in (None, "")}
     words = ["prunelib", "run", notebook.partition("-")[0]]
-    for name in FLAGS:
-        shown = name in ("model", "profile") or options.get(name, _default(name)) != _default(name)
+    for name in sorted(FLAGS, key=lambda name: name not in _ALWAYS):
+        shown = name in _ALWAYS or options.get(name, _default(name)) != _default(name)
         if shown and name not in _OF_A_MACHINE:
             words += [f"--{name}", str(options[name])]
     for name, value in every.get(notebook, {}).items():
