@@ -23,7 +23,7 @@ EARLY = 10
 
 
 class Reported(NamedTuple):
-    """A number of the paper: ``part`` of the claim that it stands beside ("" for the whole), ``source`` in the paper."""
+    """A number of the paper: ``part`` of the claim that it stands beside ("" for all of it), and its ``source``."""
 
     part: str
     value: float

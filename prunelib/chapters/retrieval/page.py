@@ -3,10 +3,11 @@
 import pandas as pd
 
 from prunelib.chapters.chapter import Chapter
-from prunelib.chapters.retrieval.measure import kept, layers_of
+from prunelib.chapters.retrieval.measure import layers_of
 from prunelib.measure import stats
 from prunelib.methods import parse
 from prunelib.report.sentences import Found, by_side, by_verdict
+from prunelib.runs.zoo.searches import kept
 from prunelib.tasks import retrieval
 
 
