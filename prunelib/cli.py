@@ -1,4 +1,4 @@
-"""The ``prunelib`` command: run, book, reference, compress, kl, cite, whence, models, doctor.
+"""The ``prunelib`` command: run, book, reference, compress, kl, compare, cite, whence, models, doctor.
 
 Results go to stdout, progress to stderr. Exit codes: 0 ok, 1 a check failed,
 2 usage or bad input (one line on stderr, no traceback).
@@ -13,7 +13,7 @@ import click
 
 from prunelib import __version__
 from prunelib.errors import NotebookFailed, PrunelibError, nearest
-from prunelib.runs.manual import COMPRESS_EPILOG, EPILOG, KL_EPILOG
+from prunelib.runs.manual import COMPARE_EPILOG, COMPRESS_EPILOG, EPILOG, KL_EPILOG
 from prunelib.runs.options import DEFAULT_MODEL, FLAGS, RunOptions
 
 DEFAULT_RUN = Path("runs") / DEFAULT_MODEL / "quick"
@@ -311,6 +311,21 @@ def kl(as_json, **given) -> int:
         if as_json
         else comparison.table(found)
     )
+    return 0
+
+
+@commands.command(help="Set runs side by side, and beside the paper: claims and curves.", epilog=COMPARE_EPILOG)
+@click.argument("runs", nargs=-1, required=True, type=Path, metavar="RUN...")
+@click.option("--out", type=Path, metavar="DIR", help="write a page, figures and CSV there instead of a table")
+@click.option("--json", "as_json", is_flag=True, help="print JSON instead of a table")
+def compare(runs, out, as_json) -> int:
+    from prunelib.report import beside_page, side_by_side
+
+    found = side_by_side.read(runs)
+    if out:
+        print(beside_page.write(found, out))
+    if as_json or not out:
+        print(beside_page.as_json(found) if as_json else beside_page.text(found))
     return 0
 
 

@@ -32,12 +32,17 @@ class Chapter(Run):
         self.record.save()
         return card
 
-    def claim(self, claim_id: str, value=None, lo=None, hi=None, exact: bool = False, parts=None) -> str:
+    def claim(
+        self, claim_id: str, value=None, lo=None, hi=None, exact: bool = False, parts=None, *, over: dict[str, int]
+    ) -> str:
         """Record what this run says of a claim of the paper; returns the verdict.
 
-        A claim of several parts takes ``parts``, the ``(value, lo, hi)`` of each by its name.
+        A claim of several parts takes ``parts``, the ``(value, lo, hi)`` of each by its name. ``over`` is the sample:
+        first how many there are of what the interval varies, then what lies in them, such as
+        ``{"passages": 12, "items": 36}``.
         """
         claim = claims.CLAIMS[claim_id]
+        sample = [{"count": int(count), "of": unit} for unit, count in over.items()]
         if parts is not None:
             entry = {
                 "exact": False,
@@ -49,7 +54,7 @@ class Chapter(Run):
                 raise ValueError(f"claim '{claim_id}' has neither an interval nor exact=True")
             entry = {"exact": exact} | plain_numbers(value, lo, hi)
             verdict = claims.judge(claim, value, value if lo is None else lo, value if hi is None else hi)
-        self.record.note("claims", claim_id, entry | {"verdict": verdict})
+        self.record.note("claims", claim_id, entry | {"sample": sample, "verdict": verdict})
         return verdict
 
     @property

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from prunelib.errors import PrunelibError, nearest
+from prunelib.report import evidence
 from prunelib.runs import sources
 
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
@@ -332,7 +333,8 @@ def ledger(manifest: Mapping) -> list[dict]:
     become None, as JSON has no word for them; an estimate without an interval is undecided.
     ``why`` is the sentence of the run that says what the verdict hangs on, None where there is none.
     ``parts`` of a row lists ``name, measure, rule, value, lo, hi, exact, verdict`` of
-    each part; it is empty for a claim that one number decides.
+    each part; it is empty for a claim that one number decides. Beside them stand ``sample, evidence, paper, cost,
+    command`` (report/evidence.py).
     """
     measured = manifest.get("claims", {})
     for name in measured:
@@ -340,6 +342,7 @@ def ledger(manifest: Mapping) -> list[dict]:
             raise PrunelibError(f"the manifest holds an unknown claim '{name}'{nearest(name, CLAIMS)}")
     rows = [_row(claim, measured.get(claim.id)) for claim in CLAIMS.values()]
     for row, claim in zip(rows, CLAIMS.values(), strict=True):
+        row |= evidence.of(claim.id, claim.figure, row["notebook"], manifest)
         said = manifest.get("values", {}).get(f"said.{claim.chapter}.{claim.why}", {})
         row["why"] = said.get("value") or None
     return rows

@@ -19,7 +19,20 @@ import yaml
 from prunelib import paths
 from prunelib.errors import PrunelibError
 from prunelib.files import new_folder, read_json, sha256, write_json, writing
-from prunelib.report import cite, claims, drawings, facts, figures, icons, pages, polish, sitecheck, stubs
+from prunelib.report import (
+    cite,
+    claims,
+    drawings,
+    evidence,
+    facts,
+    figures,
+    icons,
+    objections,
+    pages,
+    polish,
+    sitecheck,
+    stubs,
+)
 from prunelib.runs import beside, environment, folders, marks, schema
 from prunelib.runs.sources import source_sha256
 
@@ -108,6 +121,10 @@ def gate(run_dir: Path, root: Path | None = None, current: bool = True) -> list[
             found.append(f"{page} is in _toc.yml but does not exist")
         elif not absent:
             found += _reference_problems(page, (root / page).read_text(), manifest)
+    try:
+        objections.rows(manifest)
+    except PrunelibError as error:
+        found.append(f"an answer to what readers doubted: {error}")
     for name in notebooks:
         if name in absent or found:
             continue
@@ -265,9 +282,9 @@ def drawing_code(figure_id: str) -> str:
 
 
 def claims_record(manifest: dict) -> dict:
-    """What ``site/claims.json`` holds: the ledger and the run it is about."""
+    """What ``site/claims.json`` holds: the ledger, the answers to what readers doubted, and the run they are about."""
     about = {key: manifest.get(key) for key in ("model", "profile", "seed", "code", "created")}
-    return {"schema": 1, "run": about, "claims": claims.ledger(manifest)}
+    return {"schema": 1, "run": about, "claims": claims.ledger(manifest), "objections": objections.rows(manifest)}
 
 
 def _json(content) -> bytes:
@@ -360,7 +377,8 @@ def _forget_if_outdated(work: Path, root: Path, partial: bool) -> None:
     files = [root / "_config.yml", root / "_toc.yml"]
     files += sorted((root / "book" / "_ext").rglob("*.py"))
     files += sorted(file for file in (root / "book" / "_static").rglob("*") if file.is_file())
-    files += [Path(module.__file__) for module in (facts, claims, cite, icons, polish)] + [cite.source()]
+    modules = (facts, claims, evidence, objections, cite, icons, polish)
+    files += [Path(module.__file__) for module in modules] + [cite.source()]
     files += [Path(paths.__file__).parent / name for name in _DOCUMENTED]
     state = {str(file): sha256(file) for file in files} | {"partial": partial}
     state |= {name: metadata.version(name) for name in _RENDERERS}

@@ -57,13 +57,18 @@ def record(ch, answers: pd.DataFrame, chapter: str, claim: str) -> pd.DataFrame:
         ch.value(f"{chapter}.{readout}", *part, fmt=".0%")
     ch.value(f"{chapter}.difference", *shares.difference(answers, specs), fmt=".2f")
     ch.value(f"{chapter}.difference_uncorrected", *shares.difference(answers, specs, corrected=False), fmt=".2f")
-    ch.claim(claim, parts=parts)
+    ch.claim(claim, parts=parts, over=sample(answers))
     ch.say(say(ch.found, chapter, claim))
     shown = table.pivot(index=["spec", "label"], columns="readout", values="score").loc[
         list(dict.fromkeys(zip(table["spec"], table["label"], strict=True)))
     ]
     shown = shown[list(table["readout"].unique())].rename(columns=shares.LABELS).round(2)
     return shown.reset_index(level="label").reset_index(drop=True).rename_axis(columns=None)
+
+
+def sample(answers: pd.DataFrame) -> dict[str, int]:
+    """How many passages, which intervals are taken over, and how many items on them."""
+    return {"passages": answers["passage_id"].nunique(), "items": answers["item_id"].nunique()}
 
 
 def say(found: Found, chapter: str, claim: str) -> dict[str, str]:

@@ -2,27 +2,16 @@
 
 import json
 import re
-import shlex
 from collections.abc import Collection
 from pathlib import Path
 
 from prunelib.files import read_json
 from prunelib.report import pages
+from prunelib.runs.commands import command
 
 _FIGURE_NUMBER = re.compile(r"\{numref\}`(?:[^`<]*<)?([^`<>]+)>?`")
 _CARD = re.compile(r"(`{3,}|:{3,})\{figcard\}\s*(\S+).*?\1", re.DOTALL)
 NOT_RUN = "not run"
-
-
-def command(name: str, run_dir: Path, manifest: dict) -> str:
-    """The command that adds a chapter to this run."""
-    given = next(iter(manifest.get("parameters", {}).values()), {})
-    model = given.get("model") or manifest["model"]["name"]
-    words = ["prunelib", "run", name[:2], "--model", str(model), "--profile", str(manifest["profile"])]
-    for option in ("revision", "device", "dtype", "seed"):
-        if given.get(option) not in (None, "", "auto", 0):
-            words += [f"--{option}", str(given[option])]
-    return shlex.join([*words, "--out", str(run_dir)])
 
 
 def page(name: str, root: Path, run_dir: Path, manifest: dict) -> dict:
@@ -35,7 +24,7 @@ def page(name: str, root: Path, run_dir: Path, manifest: dict) -> dict:
         "cell_type": "markdown",
         "id": "not-run",
         "metadata": {},
-        "source": f"{text}\n```sh\n{' '.join(command(name, run_dir, manifest).split())}\n```",
+        "source": f"{text}\n```sh\n{command(name, manifest, str(run_dir))}\n```",
     }
     return {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
 

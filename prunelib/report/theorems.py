@@ -62,11 +62,12 @@ def say(found: Found, theorem: str) -> dict[str, str]:
     return {"answer": f"{answer} {layers} {proven}", "why": why}
 
 
-def record(ch, theorem: str, on_paper: pd.DataFrame, model: pd.DataFrame) -> pd.DataFrame:
+def record(ch, theorem: str, on_paper: pd.DataFrame, model: pd.DataFrame, prompts: int) -> pd.DataFrame:
     """Record the values ``t1.*``, ``t2.*`` or ``t3.*`` and claim C1, C2 or C3.
 
     ``ch`` is the chapter; ``on_paper`` and ``model`` are the tables of
-    :func:`prunelib.measure.theorem_checks.on_paper` and :func:`prunelib.measure.agreement.every_sublayer`.
+    :func:`prunelib.measure.theorem_checks.on_paper` and :func:`prunelib.measure.agreement.every_sublayer`,
+    ``prompts`` how many were traced.
     Returns the statistics, one a row, of every panel.
     """
     name = theorem.lower()
@@ -95,7 +96,8 @@ def record(ch, theorem: str, on_paper: pd.DataFrame, model: pd.DataFrame) -> pd.
         ch.value("t3.most", float(theory.kl_most(spread)), exact=True, fmt=".3g")
         ch.value("t3.hoeffding", spread**2 / 8, exact=True, fmt=".3g")
     found = summary.set_index(["panel", "statistic"]).loc[(panel, "factor")]
-    ch.claim(claim, *found[["value", "lo", "hi"]].astype(float))
+    points = summary.set_index(["panel", "statistic"])["value"][panel, "points"]
+    ch.claim(claim, *found[["value", "lo", "hi"]].astype(float), over={"prompts": prompts, "points": points})
     ch.say(say(ch.found, theorem))
     shown = summary.pivot(index="statistic", columns="panel", values="value")
     return shown[list(PANELS[theorem])]

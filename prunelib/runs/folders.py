@@ -109,7 +109,8 @@ def merge(folder: Path) -> dict:
         name = part["notebook"]
         manifest["parameters"][name] = part.get("parameters", {})
         if "executed" in part:
-            manifest["notebooks"][name] = part["executed"] | {key: part.get(key, {}) for key in ("units", "code")}
+            about = {key: part.get(key, {}) for key in ("units", "code")}
+            manifest["notebooks"][name] = part["executed"] | about | {"cost": cost_of(part)}
         manifest["tables"] |= part["tables"]
         manifest["figures"] |= part["figures"]
         for field in ("values", "claims"):
@@ -203,9 +204,8 @@ def finish(folder: Path, notebook: str, executed: dict) -> dict:
     ``executed`` says what was executed with which parameters.
     """
     waiting = folder / UNFINISHED / notebook
-    part = next((part for home, part in unfinished(folder) if home == waiting), None)
-    if part is None:
-        part = next((part for part in parts(folder) if part["notebook"] == notebook), None)
+    known = next((part for part in parts(folder) if part["notebook"] == notebook), None)
+    part = next((part for home, part in unfinished(folder) if home == waiting), known)
     if part is None:
         raise PrunelibError(f"{notebook} recorded nothing in {folder}: it must begin with prunelib.chapters.start")
     for name, digest in described(part).items():
@@ -213,11 +213,44 @@ def finish(folder: Path, notebook: str, executed: dict) -> dict:
             with writing(folder / name) as temporary:
                 os.replace(waiting / name, temporary)
     part.pop("earlier", None)
+    part["cost"] = _dearer(cost_of(known), cost_of(part))
     part["executed"] = executed
     write_json(folder / "parts" / f"{notebook}.json", part)
     _remove(waiting, described(part))
     merge(folder)
     return part
+
+
+# ---------------------------------------------------------------- what a notebook cost
+
+
+def cost_of(part: dict | None) -> dict:
+    """What it took to compute a notebook's results: ``seconds``, ``memory_gib`` (most main memory), ``computed`` units.
+
+    ``{}`` where the part does not say, or only read what was there already. Parts of older versions know no memory.
+    """
+    found = (part or {}).get("cost")
+    if isinstance(found, dict) and all(isinstance(found.get(name), int | float) for name in ("seconds", "computed")):
+        return found
+    seconds, computed = (part or {}).get("seconds"), (part or {}).get("units", {}).get("computed")
+    if isinstance(seconds, int | float) and computed:
+        return {"seconds": seconds, "memory_gib": None, "computed": computed}
+    return {}
+
+
+def added(earlier: dict, later: dict) -> dict:
+    """The cost of an interrupted run and of the one that went on where it stopped."""
+    memory = [one["memory_gib"] for one in (earlier, later) if one.get("memory_gib")]
+    return {
+        "seconds": round(earlier.get("seconds", 0) + later["seconds"], 1),
+        "memory_gib": round(max(memory), 2) if memory else None,
+        "computed": earlier.get("computed", 0) + later["computed"],
+    }
+
+
+def _dearer(known: dict, new: dict) -> dict:
+    """The cost of the run that computed more: one that only read tables again says nothing of what they cost."""
+    return known if known.get("computed", 0) > new.get("computed", 0) else new
 
 
 # ---------------------------------------------------------------- what we wrote, and nothing else

@@ -9,6 +9,7 @@ examples:
   prunelib book --reference --pdf                  the committed results as a site and as one PDF
   prunelib compress --spec wanda:2:4 --out DIR     a pruned model that transformers loads
   prunelib kl --against wanda:2:4                  how far its next-token distributions are from the dense ones
+  prunelib compare runs/A/quick runs/B/quick       claims and curves of several runs, and the paper's
   prunelib cite fig-layerwise-attn                 BibTeX of a figure
   prunelib whence figure.pdf                       which run, model and code drew this file
 """
@@ -53,4 +54,21 @@ examples:
   prunelib kl --against wanda:2:4
   prunelib kl --against pruned-folder --text my-texts.jsonl --window 512
   prunelib kl --model Qwen/Qwen2.5-0.5B --against gptq:4:g64 --sequences 128 --length 256 --json > q4.json
+"""
+
+COMPARE_EPILOG = """\
+RUN is a folder that `prunelib run` made (runs/MODEL/PROFILE), or a committed reference (data/reference/MODEL): any
+number of them, of any models. What a run did not measure reads "not run". Verdicts are those of today's rules on the
+numbers that each run recorded.
+
+Without --out the claims are printed, a row a claim (and part), a column a run. With --out DIR a page is written with
+the same table and two figures on common axes, the paper's curves among them: cosine of h, z and p by relative depth,
+and the share of the dense score kept by the share of layers dropped; with their data as CSV, and all of it as JSON.
+
+examples:
+  prunelib compare data/reference/smollm2-135m-instruct runs/smollm2-135m-instruct/quick
+  prunelib compare runs/*/quick --out side-by-side
+  prunelib compare runs/*/full --json > runs.json
+
+`prunelib run --beside DIR,…` shows other runs in the figures of a run's own book, and on its page "Beside other runs".
 """

@@ -11,11 +11,11 @@ from prunelib.errors import PrunelibError
 from prunelib.files import read_json, write_json
 
 SCHEMA = 1
-KINDS = ("run", "site", "build")
+KINDS = ("run", "site", "build", "comparison")
 
 
 def mark(folder: Path, kind: str) -> None:
-    """Make ``folder`` one of ``kind`` (run, site, build); the folder is created if needed."""
+    """Make ``folder`` one of ``kind`` (:data:`KINDS`); the folder is created if needed."""
     if not is_marked(folder, kind):
         write_json(_file(folder, kind), {"kind": kind, "schema": SCHEMA})
 

@@ -39,6 +39,8 @@ class Profile:
     decode_prompts: int = _about("prompts whose texts dense and compressed models write and read step by step")
     decode_tokens: int = _about("tokens of each such text at most")
     decode_draws: int = _about("sampled texts a prompt and model, beside the greedy one")
+    speed_tokens: int = _about("tokens that are written in a batch to measure the speed of a model")
+    speed_repeats: int = _about("such batches of every model, in turns with the dense one; below 6 give no interval")
     seeded: tuple[str, ...] = _about("specifications compressed again with every calibration seed")
     sparse: tuple[str, ...] = _about("specifications of the sparsity chapter")
     decoded: tuple[str, ...] = _about("specifications of the decoding chapter, drops of a model of 30 layers")
@@ -67,7 +69,7 @@ PROFILES = {
         prompts=4, new_tokens=8, layer_positions=2, calibration=2, calibration_tokens=64, synthetic=1, seeds=2,
         option_passages=2, texts=6, step_positions=3, site_tokens=8, passages=4,
         long_prompts=3, long_tokens=24, case_texts=1, documents=8, benchmark_items=2, skill_items=6,
-        decode_prompts=3, decode_tokens=6, decode_draws=2,
+        decode_prompts=3, decode_tokens=6, decode_draws=2, speed_tokens=2, speed_repeats=2,
         seeded=("wanda:0.5", "sparsegpt:0.5"),
         sparse=("wanda:0.5", "wanda:2:4"),
         decoded=("drop:attn:8", "wanda:0.5"),
@@ -83,6 +85,7 @@ PROFILES = {
         option_passages=5, texts=12, step_positions=16, site_tokens=16, passages=12,
         long_prompts=6, long_tokens=48, case_texts=2, documents=12, benchmark_items=16, skill_items=40,
         decode_prompts=10, decode_tokens=24, decode_draws=8,
+        speed_tokens=8, speed_repeats=6,
         seeded=("wanda:0.5", "sparsegpt:0.5"),
         sparse=("magnitude:0.5", "wanda:0.3", "wanda:0.5", "wanda:2:4", "sparsegpt:0.5"),
         decoded=("drop:attn:8", "wanda:0.5", "rtn:4:g64"),
@@ -100,6 +103,7 @@ PROFILES = {
         option_passages=24, texts=40, step_positions=64, site_tokens=32, passages=60,
         long_prompts=40, long_tokens=96, case_texts=8, documents=60, benchmark_items=32, skill_items=80,
         decode_prompts=16, decode_tokens=32, decode_draws=8,
+        speed_tokens=32, speed_repeats=10,
         seeded=("wanda:0.5", "wanda:2:4", "sparsegpt:0.5", "sparsegpt:2:4"),
         sparse=tuple(f"{name}:{pattern}" for name in ("magnitude", "wanda", "sparsegpt")
                      for pattern in ("0.3", "0.5", "0.7", "2:4", "4:8")),

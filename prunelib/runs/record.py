@@ -3,7 +3,9 @@
 A table is computed again only when its key changed or its file is not the one that was recorded.
 """
 
+import resource
 import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -15,6 +17,11 @@ from prunelib.files import is_sealed, key_hash, seal, sha256, short_name, write_
 from prunelib.runs import folders
 from prunelib.runs.progress import report_progress
 from prunelib.runs.tables import read_table, write_table
+
+
+def peak_memory() -> float:
+    """GiB of main memory that this process held at most so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 class Record:
@@ -45,6 +52,7 @@ class Record:
         mine = (self._home(f"parts/{notebook}.json"), notebook)
         before = next((part for home, part in every if (home, part["notebook"]) == mine), {})
         earlier = before.get("earlier", {}) | before.get("tables", {})
+        self._spent = {} if "executed" in before else folders.cost_of(before)
         self.part = common | {
             "notebook": notebook,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -157,6 +165,7 @@ class Record:
         """Write this notebook's part and merge all parts into ``manifest.json``."""
         self._noted = False
         self.part["units"] = {"computed": self.units_computed, "reused": self.units_reused}
-        self.part["seconds"] = round(time.time() - self._started, 1)
+        own = {"seconds": time.time() - self._started, "memory_gib": peak_memory(), "computed": self.units_computed}
+        self.part["cost"] = folders.added(self._spent, own)
         write_json(self.place(f"parts/{self.notebook}.json"), self.part)
         folders.merge(self.folder)

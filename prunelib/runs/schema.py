@@ -27,6 +27,11 @@ _ENTRY = {
         "fmt": {"type": "string", "pattern": r"^#?,?(\.\d{1,2})?[a-z%]?$"},
         "verdict": {"enum": ["supported", "not supported", "undecided"]},
         "parts": {"type": "object", "additionalProperties": {"$ref": "#/$defs/entry"}},
+        "sample": {"type": "array", "maxItems": 5, "items": {
+            "type": "object", "required": ["count", "of"], "additionalProperties": False,
+            "properties": {"count": {"type": "integer", "minimum": 0, "maximum": 10**12},
+                           "of": {"type": "string", "pattern": "^[a-z][a-z -]{0,60}$"}},
+        }},
     },
 }  # fmt: skip
 _CODE = {"type": "object", "properties": {"commit": {"type": ["string", "null"]}, "digest": _TEXT}}
@@ -36,10 +41,13 @@ def _of(entry: dict, names: dict = _ID) -> dict:
     return {"type": "object", "propertyNames": names, "additionalProperties": entry}
 
 
+_MEASURED = {"type": ["number", "null"], "minimum": 0, "maximum": 1e12}
+_COST = {"type": "object", "additionalProperties": False,
+         "properties": dict.fromkeys(("seconds", "memory_gib", "computed"), _MEASURED)}  # fmt: skip
 _NOTEBOOK = {
     "type": "object", "required": ["sha256"],
     "properties": {"sha256": _HASH, "source_sha256": _TEXT, "code": _CODE, "parameters": _SCALARS,
-                   "wall_seconds": {"type": "number"}},
+                   "wall_seconds": {"type": "number"}, "cost": _COST},
 }  # fmt: skip
 _TABLE = {"type": "object", "required": ["sha256"], "properties": {"sha256": _HASH, "rows": {"type": "integer"}}}
 _FIGURE = {"type": "object", "required": ["files"], "properties": {"notebook": _ID, "files": _of(_HASH, _NAMES)}}

@@ -128,7 +128,7 @@ class _Recorder:
     def say(self, sentences):
         self.said |= sentences
 
-    def claim(self, name, *numbers, parts=None):
+    def claim(self, name, *numbers, parts=None, over):
         claim = claims.CLAIMS[name]
         self._claims[name] = {"parts": {part: plain_numbers(*numbers) for part, numbers in (parts or {}).items()}}
         if not parts:

@@ -80,6 +80,8 @@ def chapter(tmp_path, monkeypatch):
     traces = made_up_traces()
     for one in (*MEASURES.values(), *PAGES.values()):
         monkeypatch.setattr(one, "layerwise", lambda ch: traces)
+    for one in PAGES.values():
+        monkeypatch.setattr(one, "trajectories", lambda ch: traces.h.drop_duplicates("prompt_id"))
     card = {"name": "made-up", "revision": None, "fingerprint": "0", "dtype": "float64"}
     return open_chapter(tmp_path, "01-cosine-theorem", card=card | {"device": "cpu", "n_layers": 4})
 
@@ -96,6 +98,7 @@ def test_a_chapter_from_table_to_figures_to_claim(chapter, theorem):
     assert list(shown) == list(agreement.PANELS[theorem])
     values, claims = chapter.record.part["values"], chapter.record.part["claims"]
     assert list(claims) == [CLAIM[theorem][0]]
+    assert claims[CLAIM[theorem][0]]["sample"] == [{"count": 3, "of": "prompts"}, {"count": 60, "of": "points"}]
     assert KEYS[theorem] in values and values[f"{name}.violations"]["value"] == 0
     assert values[f"{name}.search_violations"]["value"] == 0
     if theorem != "T1":

@@ -118,12 +118,13 @@ def test_a_chapter_records_the_parts_by_name():
     record = SimpleNamespace(note=lambda field, key, entry: part[field].update({key: entry}))
     chapter = SimpleNamespace(record=record)
     numbers = {"choice kept": (0.8, 0.6, 0.9), "generation kept": (math.nan, math.nan, math.nan)}
-    assert Chapter.claim(chapter, "C8", parts=numbers) == "undecided"
+    over = {"passages": 12, "items": 36}
+    assert Chapter.claim(chapter, "C8", parts=numbers, over=over) == "undecided"
     row = {row["id"]: row for row in claims.ledger(part)}["C8"]
     assert [(p["name"], p["value"], p["verdict"]) for p in row["parts"]] == [
         ("choice kept", 0.8, "supported"), ("generation kept", None, "undecided")]  # fmt: skip
     with pytest.raises(KeyError, match="generation kept"):
-        Chapter.claim(chapter, "C8", parts={"choice kept": (0.8, 0.6, 0.9)})
+        Chapter.claim(chapter, "C8", parts={"choice kept": (0.8, 0.6, 0.9)}, over=over)
 
 
 def test_a_number_of_an_older_rule_decides_nothing():

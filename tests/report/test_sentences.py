@@ -6,6 +6,7 @@ import pytest
 from prunelib.chapters.case_study import page as case_study
 from prunelib.chapters.decoding import page as decoding
 from prunelib.chapters.dropping_layers import readouts
+from prunelib.chapters.guide import page as guide
 from prunelib.chapters.layerwise import page as layerwise
 from prunelib.chapters.lm_head import page as lm_head
 from prunelib.chapters.methods import page as methods
@@ -220,6 +221,21 @@ def predicted(rho, best, gap, choice_gap, wrong, holds, side, lost, methods=9, t
     return collapse.say(made(values, C14=around(rho)))
 
 
+def guided(kept, faster, plain_least=0.8, undefined=(), option="RTN-4 g64"):
+    """Every task type keeps ``kept``; models that drop or remove something are ``faster`` times as fast as dense."""
+    values = {"guide.floor": "90%", "guide.models": 6, "guide.plain": 1.0, "guide.plain_least": plain_least,
+              "guide.plain_least_of": "Drop-4B" if plain_least < 1 else "dense"}  # fmt: skip
+    for task in guide.TITLES:
+        gone = task in undefined
+        named = option if kept - 0.02 >= 0.9 and not gone else "none"
+        values |= {f"guide.{task}.option": named, f"guide.{task}.nearest": "none" if gone else option,
+                   f"guide.{task}.kept": (None,) * 3 if gone else around(kept, 0.02),
+                   f"guide.{task}.share": 0.42, f"guide.{task}.plain_share": 1.0}  # fmt: skip
+    for kind in guide.KINDS:
+        values |= {f"guide.speed.{kind}.of": "Drop-4B", f"guide.speed.{kind}.faster": around(faster)}
+    return guide.say(made(values))
+
+
 FORETOLD = (0.9, "kl_dense_pruned", 0.3, -0.3, 0.1, 4, -1, 0.4)
 UNFORETOLD = (0.3, "var_r", 0.3, 0.3, 0.6, 8, 1, 0.0)
 
@@ -260,6 +276,14 @@ CASES = {
     "added": (lambda: predicted(*FORETOLD), lambda: predicted(*UNFORETOLD), "do more harm than", "do less harm than"),
     "passed": (lambda: predicted(*FORETOLD), lambda: predicted(*UNFORETOLD),
                "more than the claim's 5%", "less than the claim's 5%"),
+    "named": (lambda: guided(0.97, 1.3), lambda: guided(0.5, 0.8), "one keeps 90% of the dense score or more for",
+              "None does for retrieval, choosing"),
+    "smallest": (lambda: guided(0.97, 1.3), lambda: guided(0.5, 0.8),
+                 "For short generation the smallest model that keeps", "For short generation no model keeps"),
+    "faster": (lambda: guided(0.97, 1.3), lambda: guided(0.5, 0.8), "dropped sublayers write faster",
+               "dropped sublayers write slower"),
+    "plain": (lambda: guided(0.97, 1.3), lambda: guided(0.97, 1.3, plain_least=1.0),
+              "The smallest as plain floats is Drop-4B", "As plain floats no model is smaller"),
     "theorem": (lambda: theorem(1.1, 1.1), lambda: theorem(3, 3), "predicts within", "does not predict"),
     "head": (lambda: head(0.6, 0.7), lambda: head(1.4, 1.3), "The head shrinks", "The head does not shrink"),
     "gain": (lambda: head(0.6, 0.7), lambda: head(1.4, 1.3), "less than the state", "more than the state"),
@@ -418,6 +442,18 @@ def test_what_a_run_does_not_foretell_is_said_to_be_open():
     gone = few | {f"collapse.rho.{name}": none for name in collapse.NAMES} | {"collapse.best": "none"}
     said = collapse.say(made(gone, C14=(float("nan"),) * 3))
     assert said["answer"].startswith("This run cannot tell") and said["best"] == ""
+
+
+def test_what_the_guide_cannot_say_is_said_to_be_open():
+    said = guided(0.97, 1.0, undefined=("choice", "short"))
+    assert "are not told apart in speed" in said["speed"] and "write faster" not in said["answer"]
+    assert "Nothing can be said of choosing among options and short generation." in said["answer"]
+    assert said["short"].startswith("For short generation this run says nothing")
+    assert "None does" not in said["answer"]
+    found = made({f"guide.speed.{kind}.faster": (1.2, None, None) for kind in guide.KINDS} | {"guide.plain": None}
+                 | {"guide.plain_least": 1.0, "guide.plain_least_of": "dense"})  # fmt: skip
+    assert guide._speed(found) == "No speed has an interval in this run."
+    assert guide._size(found).startswith("This run has no model with removed or quantized weights.")
 
 
 def test_the_first_layer_is_named_where_it_decides():

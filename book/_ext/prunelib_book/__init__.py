@@ -4,6 +4,7 @@
 ``figure-index``  all figures by chapter
 ``val``           a number of the run, from the run's manifest
 ``claims-table``  the ledger of claims
+``objections``    what readers of the paper doubted, and the numbers that answer it
 ``methods-table`` the registered methods
 ``profiles-table`` how much each profile measures
 Terms of the glossary explain themselves where a page first mentions them.
@@ -14,10 +15,25 @@ It reads what ``prunelib book`` put below ``_extra`` in the source folder; those
 files are also published as they are, at the top of the site.
 """
 
-from prunelib_book import figcard, figindex, glossary, ledger, meta, methods, offline, plain, profiles, search, val
+from prunelib_book import (
+    figcard,
+    figindex,
+    glossary,
+    ledger,
+    meta,
+    methods,
+    objections,
+    offline,
+    plain,
+    profiles,
+    search,
+    val,
+)
+
+_PARTS = (figcard, figindex, glossary, ledger, meta, methods, objections, offline, plain, profiles, search, val)
 
 
 def setup(app) -> dict:
-    for part in (figcard, figindex, glossary, ledger, meta, methods, offline, plain, profiles, search, val):
+    for part in _PARTS:
         part.setup(app)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -4,7 +4,7 @@ from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective
 
-from prunelib.report import claims, facts
+from prunelib.report import claims, evidence, facts
 from prunelib_book import inline, run, val
 
 _COLUMNS = (
@@ -21,7 +21,7 @@ class ClaimsTable(SphinxDirective):
     """One row a claim; a claim without a number in this run reads "not yet".
 
     Under a number stands that of the committed reference run, where there is one and this is another
-    run. With ``:brief:`` the numbers and rules that decide are left out.
+    run. With ``:brief:`` the rules that decide, and what stands behind a number (report/evidence.py), are left out.
     """
 
     option_spec = {"brief": directives.flag}
@@ -41,6 +41,7 @@ class ClaimsTable(SphinxDirective):
             decided = "; ".join(f"{part['name']}: {part['measure']}" for part in row["parts"])
             text = f"Decided by: {row['measure']}{f' ({decided})' if decided else ''}. Supported if {row['rule']}."
             statement.append(nodes.paragraph("", text, classes=["claim-rule"]))
+            statement.append(_evidence(row))
         measured = row["status"] == claims.MEASURED
         if row["why"]:
             statement.append(nodes.paragraph("", "", *inline.nodes_of(row["why"]), classes=["claim-why"]))
@@ -83,6 +84,18 @@ def _numbers(row: dict, before: str = "", after: str = "") -> list[nodes.paragra
         nodes.paragraph("", first + name, number, nodes.Text(last), classes=["claim-rule"] if before else [])
         for first, name, number, last in zip(marks[0], names, shown, marks[1], strict=True)
     ]
+
+
+def _evidence(row: dict) -> nodes.paragraph:
+    """Sample, the paper's number, what it cost, and the command."""
+    text = (
+        f"Sample: {evidence.sample_words(row)}. In the paper: {evidence.paper_words(row)}. "
+        f"Computed in: {evidence.cost_words(row)}."
+    )
+    found = nodes.paragraph("", text, classes=["claim-rule"])
+    if row["command"]:
+        found += [nodes.Text(" Again with "), nodes.literal("", row["command"])]
+    return found
 
 
 def _rule(row: dict) -> nodes.paragraph:

@@ -78,7 +78,8 @@ def record(ch: Chapter, table: pd.DataFrame, control: pd.DataFrame) -> None:
     ch.value("decoding.outside", listed(outside) if outside else "none", exact=True, fmt="s")
     ch.value("decoding.law_models", len(judged), exact=True, fmt="d")
     ch.value("decoding.law_holds", len(judged) - len(outside), exact=True, fmt="d")
-    ch.claim("C12", parts={"rise": rise, "excess": excess})
+    over = {"prompts": own["prompt_id"].nunique(), "texts": own.groupby(["spec", "prompt_id", "draw"]).ngroups}
+    ch.claim("C12", parts={"rise": rise, "excess": excess}, over=over)
     ch.say(say(ch.found))
 
 

@@ -6,7 +6,7 @@ from prunelib.chapters.chapter import Chapter
 from prunelib.chapters.kl_theorem.measure import THEOREM
 from prunelib.measure import agreement, theorem_checks
 from prunelib.report import theorems
-from prunelib.runs.zoo.traces import layerwise
+from prunelib.runs.zoo.traces import layerwise, trajectories
 
 
 def outside(ch: Chapter) -> pd.DataFrame:
@@ -21,4 +21,4 @@ def furthest_off(ch: Chapter) -> pd.DataFrame:
 
 def record(ch: Chapter, on_paper: pd.DataFrame, on_model: pd.DataFrame) -> pd.DataFrame:
     """Record the values ``t3.*`` and claim C3; returns the statistics of every panel, one a row."""
-    return theorems.record(ch, THEOREM, on_paper, on_model)
+    return theorems.record(ch, THEOREM, on_paper, on_model, len(trajectories(ch)))

@@ -106,7 +106,9 @@ def record(ch: Chapter) -> None:
                 ch.value(name, *cluster_mean(x["cosine"], x["prompt_id"]), fmt=".4f")
                 low = bootstrap(x, lambda f: np.percentile(f["cosine"], 5), seed=ch.seed)
                 ch.value(f"{name}_q05", *low, fmt=".3f")
-    ch.claim("C4", *bootstrap(rows[rows["lens"] == "raw"], _spread_gap, seed=ch.seed))
+    raw = rows[rows["lens"] == "raw"]
+    over = {"prompts": raw["prompt_id"].nunique(), "points": len(raw[raw["space"] == "z"])}
+    ch.claim("C4", *bootstrap(raw, _spread_gap, seed=ch.seed), over=over)
     _record_amplification(ch, traces, middle)
     ch.say(say(ch.found))
 
@@ -191,7 +193,9 @@ def _record_amplification(ch: Chapter, traces: Traces, middle: range) -> None:
                 ch.value(key, *share(some["ratio"] > 1, some["prompt_id"]), fmt=".1%")
             else:  # the page names it all the same and reads "not defined"
                 ch.value(key, None, exact=True)
-    ch.claim("C6", parts=amplified)
+    of_one = ratios[ratios["lens"] == LENSES[0]]
+    over = {"prompts": of_one["prompt_id"].nunique(), "points": len(of_one)}
+    ch.claim("C6", parts=amplified, over=over)
     p = traces.p[(traces.p["lens"] == "normed") & traces.p["layer"].isin(middle)]
     low, high = min(ch.temperatures), max(ch.temperatures)
     for name, t in (("low", low), ("high", high)):
@@ -207,7 +211,7 @@ def _record_amplification(ch: Chapter, traces: Traces, middle: range) -> None:
         ch.value(f"temperature.{name}_share_worse", *worse, fmt=".1%")
         moved[name] = {"mean": ratio, "share of points": worse}
     if low < 1:
-        ch.claim("C7", parts=moved["low"])
+        ch.claim("C7", parts=moved["low"], over={"prompts": wide["prompt_id"].nunique(), "points": len(wide)})
 
 
 def drop_lists(ch: Chapter, count: int = 0) -> pd.DataFrame:

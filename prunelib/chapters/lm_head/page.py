@@ -16,7 +16,8 @@ def record(ch: Chapter) -> None:
     """Record the values and claim C5 of the LM-head chapter."""
     ratios = measure.ratios(ch)
     table = measure.attenuation(ch)
-    ch.claim("C5", *bootstrap(ratios, lambda f: np.median(f["ratio"]), seed=ch.seed))
+    over = {"prompts": ratios["prompt_id"].nunique(), "points": len(ratios)}
+    ch.claim("C5", *bootstrap(ratios, lambda f: np.median(f["ratio"]), seed=ch.seed), over=over)
     for sublayer, part in ratios.groupby("sublayer"):
         ch.value(f"head.{sublayer}.ratio", *bootstrap(part, lambda f: np.median(f["ratio"]), seed=ch.seed))
         ch.value(f"head.{sublayer}.share_below_1", *share(part["ratio"] < 1, part["prompt_id"]), fmt=".1%")

@@ -171,7 +171,8 @@ def record(ch: Chapter, table: pd.DataFrame) -> None:
             ch.value(f"{name}.moved.{band}", *stats.cluster_mean(own[column], where))
     own = _by_letter(table)
     ch.value("options.letter.control", *median(_ratio(own, "others"), own["passage_id"], ch.seed))
-    ch.claim("C11", *median(_ratio(own), own["passage_id"], ch.seed))
+    over = {"passages": own["passage_id"].nunique(), "items": own["item_id"].nunique(), "rows": len(own)}
+    ch.claim("C11", *median(_ratio(own), own["passage_id"], ch.seed), over=over)
     ch.say(say(ch.found))
 
 

@@ -87,7 +87,8 @@ def record(ch: Chapter, answers, models, correlations, cuts, additivity) -> None
         ch.value(f"collapse.additive_{end}", *row[["ratio", "lo", "hi"]], fmt=".2g")
         ch.value(f"collapse.additive_{end}_of", row["label"], exact=True, fmt="s")
     kl = correlations.set_index("statistic").loc[KL]
-    ch.claim("C14", *kl[["rho", "lo", "hi"]])
+    over = {"methods": models["method"].nunique(), "compressed models": len(models)}
+    ch.claim("C14", *kl[["rho", "lo", "hi"]], over=over)
     ch.say(say(ch.found))
 
 

@@ -9,7 +9,7 @@ from prunelib.chapters.chapter import Chapter
 from prunelib.chapters.quantization_against_pruning import measure
 from prunelib.measure import stats
 from prunelib.methods import parse
-from prunelib.report import comparison, facts, paper
+from prunelib.report import comparison, facts, paper, scores
 from prunelib.report.sentences import Found, by_side, by_verdict, listed
 from prunelib.tasks import equal_memory, shares
 
@@ -98,7 +98,7 @@ def record(
     ch.value("quant.dense_mb", sizes.loc[sizes["spec"] == "dense", "bytes"].iloc[0] / 1e6, exact=True, fmt=",.0f")
     _record_matched(ch, answers, models, label, memory)
     _record_steps(ch, steps, four, similar)
-    ch.claim("C13", *found.difference)
+    ch.claim("C13", *found.difference, over=scores.sample(answers))
 
 
 def _record_matched(ch: Chapter, answers, models: measure.Models, label: pd.Series, memory: pd.Series) -> None:

@@ -2,20 +2,17 @@
 
 A unit of work is one plan of one embedder; what it gives is a row a query."""
 
-import hashlib
 from functools import cached_property
 
 import pandas as pd
 
-from prunelib.measure import stats
 from prunelib.methods import parse
 from prunelib.methods.drop import Drop
 from prunelib.models import fetch
 from prunelib.paths import slugify
 from prunelib.runs.progress import report_progress
 from prunelib.runs.run import Run
-from prunelib.runs.zoo import scores
-from prunelib.runs.zoo.models import compressed_model
+from prunelib.runs.zoo import scores, searches
 from prunelib.tasks import retrieval, shares
 
 ENCODER = "all-minilm-l6-v2"
@@ -31,7 +28,7 @@ class Encoders:
     def __init__(self, run: Run, name: str = ENCODER, corpus: str = "default"):
         self.run, self.name = run, name
         self.corpus = retrieval.load_corpus(corpus)
-        self.key = {"encoder": fetch.identity(name), "corpus": _hash(self.corpus)}
+        self.key = {"encoder": fetch.identity(name), "corpus": searches.digest(self.corpus)}
 
     @cached_property
     def encoder(self):
@@ -78,62 +75,13 @@ def encoder_search(run: Run, name: str = ENCODER, corpus: str = "default") -> pd
         key = encoders.key | {"sites": sorted(map(str, sites))}
         found = run.table(f"encoder_{slugify(name)}_{spec.replace(':', '-')}", key, compute)
         report_progress(f"searches of {name}", number + 1, len(specs))
-        parts.append(_tagged(found, encoders.corpus, spec, parse(spec).label))
-    return _about(parts, encoders.corpus, order["layer"].nunique())
+        parts.append(searches.tagged(found, encoders.corpus, spec, parse(spec).label))
+    return searches.about(parts, encoders.corpus, order["layer"].nunique())
 
 
 def model_search(run: Run, pooling: str = "mean", instruction: str = "") -> pd.DataFrame:
-    """The same measures of the run's language model as an embedder, dense and with the plans of the task chapters."""
-    from prunelib.models.encoder import Embedder
-
-    corpus = retrieval.own(run.settings.documents)
-    specs, parts = ["dense", *scores.drop_specs(run)], []
-    for number, spec in enumerate(specs):
-
-        def compute(spec=spec):
-            with compressed_model(run, spec, run.seed).applied(run.lm):
-                return retrieval.evaluate(retrieval.search(Embedder(run.lm, pooling, instruction), corpus), corpus)
-
-        key = {
-            "corpus": _hash(corpus),
-            "pooling": pooling,
-            "instruction": instruction,
-            "spec": spec,
-            "calibration": run.settings.calibration_key,
-        }
-        found = run.table(f"retrieval_{spec.replace(':', '-')}", key, compute)
-        report_progress(f"searches of {run.model['name']}", number + 1, len(specs))
-        parts.append(_tagged(found, corpus, spec, parse(spec).label))
-    return _about(parts, corpus, run.model["n_layers"])
-
-
-def _tagged(found: pd.DataFrame, corpus: retrieval.Corpus, spec: str, label: str) -> pd.DataFrame:
-    # Questions on one document are no independent evidence: they are one cluster.
-    cluster = [next(iter(corpus.relevant[query])) for query in found["query_id"]]
-    return found.assign(cluster=cluster, spec=spec, label=label)
-
-
-def _about(parts: list[pd.DataFrame], corpus: retrieval.Corpus, layers: int) -> pd.DataFrame:
-    about = {"documents": len(corpus.documents), "chance": retrieval.chance(corpus), "layers": layers}
-    return pd.concat(parts, ignore_index=True).assign(**about)
-
-
-def _hash(corpus: retrieval.Corpus) -> str:
-    content = repr((corpus.documents, corpus.queries, corpus.relevant))
-    return hashlib.sha256(content.encode()).hexdigest()
-
-
-def kept(found: pd.DataFrame, measure: str = "ndcg") -> pd.DataFrame:
-    """Share of the dense measure kept, ``spec, label, score, kept, lo, hi``: 95 % intervals over documents, paired.
-
-    NaN where the dense measure cannot be told from 0.
-    """
-    dense, rows = found[found["spec"] == "dense"].set_index("query_id")[measure], []
-    for (spec, label), some in found.groupby(["spec", "label"], sort=False):
-        share = stats.kept(some[measure], dense.loc[some["query_id"]], some["cluster"])
-        share = (share[0],) * 3 if spec == "dense" else share
-        rows.append((spec, label, some[measure].mean(), *share))
-    return pd.DataFrame(rows, columns=["spec", "label", "score", "kept", "lo", "hi"])
+    """The same measures of the run's language model as an embedder, with the plans of the task chapters."""
+    return searches.searches(run, scores.drop_specs(run), pooling, instruction)
 
 
 def curves(run: Run, by_encoder: pd.DataFrame, by_model: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
@@ -144,8 +92,8 @@ def curves(run: Run, by_encoder: pd.DataFrame, by_model: pd.DataFrame, answers: 
     layers = {"encoder": layers_of(by_encoder), "language model": layers_of(by_model)}
     generation = shares.kept(answers, (shares.WRITTEN,))
     parts = [
-        ("encoder", "retrieval", kept(by_encoder)),
-        ("language model", "retrieval", kept(by_model)),
+        ("encoder", "retrieval", searches.kept(by_encoder)),
+        ("language model", "retrieval", searches.kept(by_model)),
         ("language model", "generation", generation),
     ]
     guess = {"encoder": _chance(by_encoder), "language model": _chance(by_model)}

@@ -3,10 +3,11 @@
 import pandas as pd
 
 from prunelib.chapters.chapter import Chapter
-from prunelib.chapters.retrieval.measure import kept, layers_of
+from prunelib.chapters.retrieval.measure import layers_of
 from prunelib.measure import stats
 from prunelib.methods import parse
 from prunelib.report.sentences import Found, by_side, by_verdict
+from prunelib.runs.zoo.searches import kept
 from prunelib.tasks import retrieval
 
 
@@ -28,7 +29,8 @@ def record(ch: Chapter, by_encoder: pd.DataFrame, by_model: pd.DataFrame) -> pd.
     row = shares.loc[quarter]
     ch.value("retrieval.quarter", row["label"], exact=True, fmt="s")
     ch.value("retrieval.kept", row["kept"], row["lo"], row["hi"], fmt=".0%")
-    ch.claim("C10", row["kept"], row["lo"], row["hi"])
+    over = {"documents": by_encoder["cluster"].nunique(), "queries": by_encoder["query_id"].nunique()}
+    ch.claim("C10", row["kept"], row["lo"], row["hi"], over=over)
     ch.say(say(ch.found))
     both = pd.concat([by_encoder.assign(embedder="encoder"), by_model.assign(embedder="language model")])
     shown = both.groupby(["embedder", "label"], sort=False)[list(retrieval.MEASURES)].mean().round(3)

@@ -54,7 +54,7 @@ def record_proxy(ch: Chapter, answers: pd.DataFrame) -> None:
     for name, labels in zip(("first", "second"), let_pass, strict=True):
         ch.value(f"proxy.{name}", ", ".join(labels) or "none", exact=True, fmt="s")
     ch.value("proxy.lost", *found, fmt=".0%")
-    ch.claim("C16", *found)
+    ch.claim("C16", *found, over=scores.sample(answers))
     ch.say(say(ch.found))
 
 

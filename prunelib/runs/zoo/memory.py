@@ -84,13 +84,31 @@ def run_tensors(run: Run) -> pd.DataFrame:
     return run.table("stored_tensors", {}, compute)
 
 
+def _sites(run: Run, spec: str) -> Sequence[Site]:
+    """What a specification drops, by the run's own calibration text."""
+    method = parse(spec)
+    dropping = [part.spec for part in getattr(method, "parts", (method,)) if part.kind == "drop"]
+    return [site for one in dropping for site in plan_of(run, one).sites]
+
+
 def memory(run: Run, specs: Sequence[str]) -> pd.DataFrame:
     """``spec, label, kind, bytes`` and ``share`` (of the dense bytes) of the dense model and each of ``specs``."""
     stored, rows = run_tensors(run), []
     dense = whole_bytes(stored, "dense")
     for spec in dict.fromkeys(("dense", *specs)):
         method = parse(spec)
-        sites = plan_of(run, spec).sites if method.kind == "drop" else ()
-        size = whole_bytes(stored, spec, sites)
+        size = whole_bytes(stored, spec, _sites(run, spec))
         rows.append((spec, method.label, method.kind, size, size / dense))
     return pd.DataFrame(rows, columns=["spec", "label", "kind", "bytes", "share"])
+
+
+def plain(run: Run, specs: Sequence[str]) -> pd.DataFrame:
+    """``spec, plain`` (bytes) and ``plain_share`` (of the dense bytes) without a format of its own: 16 bits a number.
+
+    Zeros and rounded weights take as much as others; dropped sublayers are left out.
+    """
+    stored = run_tensors(run)
+    dense = whole_bytes(stored, "dense")
+    found = {spec: whole_bytes(stored, "dense", _sites(run, spec)) for spec in dict.fromkeys(("dense", *specs))}
+    return pd.DataFrame([(spec, size, size / dense) for spec, size in found.items()],
+                        columns=["spec", "plain", "plain_share"])  # fmt: skip
