@@ -254,7 +254,7 @@ def compress(model, revision, seed, device, dtype, spec, out, calibration, seque
         if method.needs:
             screen.status(f"calibration: {sequences} × {length} tokens, {calibration} …")
             tokens = text.calibration(lm, calibration, sizes["sequences"], sizes["length"], sizes["seed"])
-        show = lambda done, total: screen.status(f"{method.label}: block {done}/{total}")  # noqa: E731
+        show = lambda done, total: screen.status(f"{method.label}: {done}/{total}")  # noqa: E731
         screen.status(f"{method.label} …")
         made = compress(lm, [spec], tokens.ids if tokens else None, progress=show)[spec]
         screen.status(f"writing {out} …")
