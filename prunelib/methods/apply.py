@@ -144,7 +144,9 @@ def compress(
         if isinstance(method, Joined):
             found[one] = _joined(lm, method, calibration, progress)
         elif method.kind == "drop":
-            found[one] = compressed(lm, method, Dropped(method.plan(lm, input_ids, batch_size, attention_mask, progress)))
+            found[one] = compressed(
+                lm, method, Dropped(method.plan(lm, input_ids, batch_size, attention_mask, progress))
+            )
         elif one in walked:
             found[one] = compressed(lm, method, NewWeights(new[one]))
         elif method.kind == "dense":

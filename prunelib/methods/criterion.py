@@ -53,7 +53,7 @@ class Criterion:
         return self.begin(lm, tokens, batch_size, attention_mask)(tuple(without), tuple(LETTERS))
 
     def ranked(self, scores: pd.DataFrame, ranking: str) -> dict[str, float]:
-        """Score by site (``"attn:12"``), what is dropped first first, ties by layer; ``joint`` ranks attention with MLP.
+        """Score by site (``"attn:12"``), what goes first first, ties by layer; ``joint`` ranks attention with MLP.
 
         Raises PrunelibError for a score that is not a number.
         """

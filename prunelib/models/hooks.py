@@ -286,7 +286,7 @@ def block_calls(lm, **inputs) -> tuple[Tensor, list[tuple[tuple, dict]]]:
 
 
 def replay(lm, layer: int, states: Tensor, call: tuple[tuple, dict]) -> Tensor:
-    """The output [batch, seq, d] of block ``layer`` on ``states`` in front of it; ``call`` is that of :func:`block_calls`.
+    """The output [batch, seq, d] of block ``layer`` on ``states`` before it; its ``call`` is of :func:`block_calls`.
 
     Contexts of this module act on it as on a forward pass.
     """
