@@ -75,7 +75,7 @@ PROFILES = {
         prompts=4, new_tokens=8, layer_positions=2, calibration=2, calibration_tokens=64, synthetic=1, seeds=2,
         option_passages=2, texts=6, step_positions=3, site_tokens=8, passages=4,
         long_prompts=3, long_tokens=24, case_texts=1, documents=8, benchmark_items=2, skill_items=6,
-        removal_sequences=2, removal_tokens=8, random_draws=2, selection_seeds=2,
+        removal_sequences=2, removal_tokens=8, random_draws=2, selection_seeds=1,
         decode_prompts=3, decode_tokens=6, decode_draws=2,
         seeded=("wanda:0.5", "sparsegpt:0.5"),
         sparse=("wanda:0.5", "wanda:2:4"),

@@ -31,7 +31,7 @@ def kept(data: pd.DataFrame, style: Style) -> Drawn:
             axis.errorbar(x, rows["kept"], spread, **look, elinewidth=0.8, label=looks.CRITERIA[name])
         axis.axhline(1, color=style.muted, lw=0.8)
         axis.set(title=KINDS[kind], xlabel="sublayers dropped" if kind != "block" else "blocks dropped")
-        axis.set_xticks(sorted(set(panel["count"])))
+        axis.set(xticks=sorted(set(panel["count"])), xlim=(panel["count"].min() - 1, panel["count"].max() + 1))
     high = data["hi"].max() if data["hi"].notna().any() else 1.0
     axes[0].set(ylabel="share of generation kept", ylim=(-0.05, min(2.0, max(1.1, high + 0.05))))
     if data["kept"].isna().all():

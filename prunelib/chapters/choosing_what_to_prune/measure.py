@@ -126,7 +126,7 @@ def against_random(models: pd.DataFrame, answers: pd.DataFrame, kinds: str, coun
     kept = over_draws(shares.mean_kept(answers, drawn, shares.WRITTEN), by_draw)
     gaps = [shares.between(answers, kl, [spec], shares.WRITTEN)[0] for spec in drawn] if kl else []
     gap = over_draws(shares.between(answers, kl, drawn, shares.WRITTEN), gaps) if kl else nothing
-    return {"kept": (kept[0], max(0.0, kept[1]), kept[2]), "gap": gap}
+    return {"kept": (kept[0], float(np.maximum(kept[1], 0)), kept[2]), "gap": gap}
 
 
 def kept(by_model: pd.DataFrame, random: stats.Interval) -> pd.DataFrame:
