@@ -1,4 +1,4 @@
-"""The ``prunelib`` command: run, book, reference, compress, kl, compare, cite, whence, models, doctor.
+"""The ``prunelib`` command: run, book, reference, compress, select, kl, compare, cite, whence, models, doctor.
 
 Results go to stdout, progress to stderr. Exit codes: 0 ok, 1 a check failed,
 2 usage or bad input (one line on stderr, no traceback).
@@ -12,9 +12,10 @@ from pathlib import Path
 import click
 
 from prunelib import __version__
-from prunelib.errors import NotebookFailed, PrunelibError, nearest
-from prunelib.runs.manual import COMPARE_EPILOG, COMPRESS_EPILOG, EPILOG, KL_EPILOG
+from prunelib.errors import NotebookFailed, PrunelibError, nearest, refuse_bytes
+from prunelib.runs.manual import COMPARE_EPILOG, COMPRESS_EPILOG, EPILOG, KL_EPILOG, SELECT_EPILOG
 from prunelib.runs.options import DEFAULT_MODEL, FLAGS, RunOptions
+from prunelib.runs.progress import Screen
 
 DEFAULT_RUN = Path("runs") / DEFAULT_MODEL / "quick"
 
@@ -96,16 +97,20 @@ def _folder(flag: str, default: Path | None, text: str):
     )
 
 
-def _calibration(function):
-    """The options of what a method is calibrated on."""
+def _calibration(sequences: int, length: int):
+    """The options of what a method is calibrated on, with their defaults."""
     told = "self (default: sampled from the model), a .txt or .jsonl file, or hub:DATASET"
-    for name, default, metavar, about in (
-        ("--length", "128", "N", "tokens of each (default 128)"),
-        ("--sequences", "32", "N", "calibration sequences (default 32)"),
-        ("--calibration", "self", "TEXT", told),
-    ):
-        function = click.option(name, default=default, metavar=metavar, help=about)(function)
-    return function
+
+    def decorate(function):
+        for name, default, metavar, about in (
+            ("--length", str(length), "N", f"tokens of each (default {length})"),
+            ("--sequences", str(sequences), "N", f"calibration sequences (default {sequences})"),
+            ("--calibration", "self", "TEXT", told),
+        ):
+            function = click.option(name, default=default, metavar=metavar, help=about)(function)
+        return function
+
+    return decorate
 
 
 # ---------------------------------------------------------------- commands
@@ -151,7 +156,7 @@ def run(notebooks, given, fresh, dry_run, **flags) -> int:
     for book in books:
         checks.fits(book.chapter, changed[book.id], source.path)
     identity = runner.identity(options.model, revision, beside)
-    screen = _Screen()
+    screen = Screen()
     with runner.locked(folder):
         if fresh:
             folders.discard(folder)
@@ -224,25 +229,28 @@ def reference(folder, add) -> int:
 
 @commands.command(help="Save a pruned or quantized model that plain transformers loads.", epilog=COMPRESS_EPILOG)
 @_options("model", "revision", "seed", "device", "dtype")
-@click.option("--spec", required=True, metavar="SPEC", help="what to do, for example wanda:2:4 (see below)")
+@click.option("--spec", metavar="SPEC", help="what to do, for example wanda:2:4 (see below)")
+@click.option("--plan", metavar="FILE", help="instead: drop the sublayers of a plan by `prunelib select`")
 @click.option("--out", required=True, metavar="DIR", help="new folder for the compressed model")
-@_calibration
-def compress(model, revision, seed, device, dtype, spec, out, calibration, sequences, length) -> int:
+@_calibration(32, 128)
+def compress(model, revision, seed, device, dtype, spec, plan, out, calibration, sequences, length) -> int:
     from prunelib.methods import parse
-    from prunelib.runs import runner
+    from prunelib.runs import runner, selection
     from prunelib.runs.options import check_seed
 
-    method = parse(spec)
+    if (spec is None) == (plan is None):
+        raise PrunelibError("say what to do by one of --spec and --plan (see `prunelib compress --help`)")
+    method = selection.read(plan) if plan else parse(spec)
     if method.spec == "dense":
         raise PrunelibError("dense is the model as it is: there is nothing to compress")
-    from prunelib.methods.save import check_target, save
+    from prunelib.methods.save import check_target, save, what_changed
     from prunelib.models.dropped import refuse_dropped
 
     check_target(out)
     given = {"sequences": sequences, "length": length, "seed": seed}
     sizes = {name: runner.convert(name, text, 0) for name, text in given.items()}
     check_seed(sizes["seed"])
-    screen = _Screen()
+    screen = Screen()
     try:
         from prunelib.engine import text
         from prunelib.methods.apply import compress
@@ -255,9 +263,9 @@ def compress(model, revision, seed, device, dtype, spec, out, calibration, seque
         if method.needs:
             screen.status(f"calibration: {sequences} × {length} tokens, {calibration} …")
             tokens = text.calibration(lm, calibration, sizes["sequences"], sizes["length"], sizes["seed"])
-        show = lambda done, total: screen.status(f"{method.label}: block {done}/{total}")  # noqa: E731
+        show = lambda done, total: screen.status(f"{method.label}: {done}/{total}")  # noqa: E731
         screen.status(f"{method.label} …")
-        made = compress(lm, [spec], tokens.ids if tokens else None, progress=show)[spec]
+        made = compress(lm, [method.spec], tokens.ids if tokens else None, progress=show)[method.spec]
         screen.status(f"writing {out} …")
         about = {"code": environment.code_version(), "packages": environment.packages()}
         manifest = save(lm, made, out, tokens, sizes["seed"] if tokens else None, about)
@@ -267,18 +275,38 @@ def compress(model, revision, seed, device, dtype, spec, out, calibration, seque
     finally:
         screen.status("")
     print(out)
-    print(f"{made.label} of {model}: {_what_changed(manifest)}, {made.bits_per_weight:.2f} bits a block weight")
+    print(f"{made.label} of {model}: {what_changed(manifest)}, {made.bits_per_weight:.2f} bits a block weight")
     return 0
 
 
-def _what_changed(manifest: dict) -> str:
-    said, rows = [], manifest["weights"]
-    if rows:
-        numel = sum(row["shape"][0] * row["shape"][1] for row in rows)
-        said.append(f"{len(rows)} matrices, {sum(row['zeros'] for row in rows) / numel:.1%} zeros")
-    if manifest["drop"]:
-        said.append(f"without {', '.join(manifest['drop'])}")
-    return ", ".join(said)
+@commands.command(help="Choose sublayers to drop by what their removal does at the output.", epilog=SELECT_EPILOG)
+@_options("model", "revision", "seed", "device", "dtype")
+@click.option("--criterion", default="kl", metavar="NAME", help="kl (default), varp, tv, cosine or random (see below)")
+@click.option("--budget", default="8", metavar="N", help="how many to drop (default 8)")
+@click.option("--kinds", default="attn,mlp", metavar="KINDS", help="attn,mlp (default), attn, mlp or block")
+@click.option("--once", is_flag=True, help="rank once; without it the sites are measured again after every drop")
+@click.option("--out", metavar="FILE", help="also write the plan there, for `prunelib compress --plan`")
+@_calibration(8, 48)
+def select(out, **given) -> int:
+    from prunelib.files import write_json
+    from prunelib.report import selection as shown
+    from prunelib.runs import runner, selection
+
+    numbers = ("budget", "sequences", "length", "seed")
+    request = selection.Request(**given | {name: runner.convert(name, given[name], 0) for name in numbers})
+    target = selection.check_target(out) if out else None
+    screen = Screen()
+    try:
+        found = selection.select(request, screen.status)
+    except KeyboardInterrupt:
+        screen.line("prunelib: interrupted; nothing was written")
+        return 130
+    finally:
+        screen.status("")
+    if target:
+        write_json(target, found.record())
+    print(shown.table(found))
+    return 0
 
 
 @commands.command(help="Say how far two models' next-token distributions are apart.", epilog=KL_EPILOG)
@@ -288,7 +316,7 @@ def _what_changed(manifest: dict) -> str:
     "--text", default="passages", metavar="FILE", help="a .txt or .jsonl file (default: the project's passages)"
 )
 @click.option("--window", metavar="N", help="most tokens that are read together (default 2048, or the models' length)")
-@_calibration
+@_calibration(32, 128)
 @click.option("--json", "as_json", is_flag=True, help="print JSON instead of a table")
 def kl(as_json, **given) -> int:
     import json
@@ -298,7 +326,7 @@ def kl(as_json, **given) -> int:
 
     numbers = [n for n in ("window", "sequences", "length", "seed") if given[n] is not None]
     request = pair.Request(**given | {name: runner.convert(name, given[name], 0) for name in numbers})
-    screen = _Screen()
+    screen = Screen()
     try:
         found = pair.compare(request, screen.status)
     except KeyboardInterrupt:
@@ -392,28 +420,6 @@ def doctor() -> int:
 # ---------------------------------------------------------------- how it ends
 
 
-class _Screen:
-    """Progress on stderr: one living line on a terminal, plain lines elsewhere."""
-
-    def __init__(self):
-        self.live = sys.stderr.isatty()
-
-    def status(self, text: str) -> None:
-        if self.live:
-            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-
-    def line(self, text: str) -> None:
-        start = "\r\033[K" if self.live else ""
-        print(f"{start}{text}", file=sys.stderr, flush=True)
-
-
-def _refuse_bytes(arguments: list[str]) -> None:
-    """Notebooks and records are text: an argument that is none cannot be kept in them."""
-    for one in arguments:
-        if not one.isprintable() and any("\udc80" <= sign <= "\udcff" for sign in one):
-            raise PrunelibError(f"this argument is not UTF-8: {one!r}")
-
-
 def _in_one_line(error: click.ClickException) -> str:
     """What click found wrong with the arguments, as this program says such things."""
     context = getattr(error, "ctx", None)
@@ -429,7 +435,7 @@ def _in_one_line(error: click.ClickException) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     try:
-        _refuse_bytes(sys.argv[1:] if arguments is None else arguments)
+        refuse_bytes(sys.argv[1:] if arguments is None else arguments)
         return commands.main(arguments, prog_name="prunelib", standalone_mode=False) or 0
     except click.ClickException as error:
         print(f"prunelib: {_in_one_line(error)}", file=sys.stderr)

@@ -30,3 +30,10 @@ def nearest(name: str, options: Iterable[str]) -> str:
 def short(text: str, most: int = 60) -> str:
     """``text`` as a message quotes it: cut where it is long."""
     return text if len(text) <= most else f"{text[:most]}…"
+
+
+def refuse_bytes(arguments: list[str]) -> None:
+    """Notebooks and records are text: an argument that is none cannot be kept in them."""
+    for one in arguments:
+        if not one.isprintable() and any("\udc80" <= sign <= "\udcff" for sign in one):
+            raise PrunelibError(f"this argument is not UTF-8: {one!r}")

@@ -101,7 +101,7 @@ def compress(
     input_ids : [n, S] calibration tokens; methods without data do not need them
     attention_mask : [n, S], 0 where a token is padding; padding is never counted
     batch_size : rows of a forward pass; results depend on it only by rounding
-    progress : called with (blocks done, blocks) of the walk
+    progress : called with (done, all) blocks of the walk, or removals that are measured at the output
 
     Returns
     -------
@@ -144,7 +144,9 @@ def compress(
         if isinstance(method, Joined):
             found[one] = _joined(lm, method, calibration, progress)
         elif method.kind == "drop":
-            found[one] = compressed(lm, method, Dropped(method.plan(lm, input_ids, batch_size, attention_mask)))
+            found[one] = compressed(
+                lm, method, Dropped(method.plan(lm, input_ids, batch_size, attention_mask, progress))
+            )
         elif one in walked:
             found[one] = compressed(lm, method, NewWeights(new[one]))
         elif method.kind == "dense":

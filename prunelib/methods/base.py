@@ -242,8 +242,10 @@ def parse(spec: str) -> Method:
     """
     texts: list[str] = []
     for text in map(str.strip, spec.strip().split(JOIN)):
-        # The sites of an explicit list are joined by the same sign.
-        more = texts and any(texts[-1].startswith(f"{m.name}:") and m.continues(text) for m in of_kind("drop"))
+        # The sites of an explicit list, and kinds that are ranked together, are joined by the same sign.
+        more = texts and any(
+            texts[-1].startswith(f"{m.name}:") and m.continues(texts[-1], text) for m in of_kind("drop")
+        )
         texts = [*texts[:-1], f"{texts[-1]}{JOIN}{text}"] if more else [*texts, text]
     found = tuple(map(_parse_one, texts))
     return found[0] if len(found) == 1 else Joined(found)

@@ -1,4 +1,4 @@
-"""Scores by which sites are dropped: how little a sublayer turns the residual stream.
+"""Scores by which sites are dropped: how little a sublayer turns the residual stream, or what its removal does.
 
 A sublayer that hardly turns the stream is taken to be redundant: its importance is one minus the
 cosine between the stream before and after it, averaged over calibration tokens, and the highest
@@ -8,39 +8,66 @@ That is CASE-Lab-UMD/LLM-Drop's score (``prune/layer_drop.py``) with its option 
 before the sublayer's norm against the same plus the sublayer's output. Without the option it compares the normed
 input with the output alone, no residual; that is another ranking, and it is not offered here. It sums in
 float32, this in float64.
+
+At the output (:mod:`prunelib.measure.removal`) each site is removed in turn, and the next-token distributions are
+compared with the dense model's: by their KL, by the variance of the logit change that Theorem 3 has for it, or by
+their total variation. The least harm is dropped first. Shortened LLaMA (Kim et al. 2024) ranks blocks so by perplexity
+and SLEB (Song et al. 2024) measures it again after each drop; here the dense model is the reference, not the text.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from prunelib.errors import PrunelibError
 from prunelib.models.sublayers import LETTERS, Site
 
+Measure = Callable[..., pd.DataFrame]
+"""``measure(without, kinds, tick)``: scores, ``layer, kind`` and a column, with the sites ``without`` already gone.
+
+Those of other kinds than ``kinds`` may be left out, and those that are gone. ``tick()`` is called for each site that
+is removed to be measured.
+"""
+
 
 @dataclass(frozen=True)
 class Criterion:
-    """A score of every site; the highest are dropped first.
+    """A score of every site, by which it is decided what is dropped first.
 
-    ``scores(lm, tokens, batch_size, without, attention_mask)`` gives a table ``layer, kind`` and a column
-    ``name``, with the sites ``without`` already gone.
+    ``begin(lm, tokens, batch_size, attention_mask)`` reads the tokens and gives a :data:`Measure`, which may be asked
+    again and again; None for scores that come from no model. ``column`` is the score's name in tables.
     """
 
     name: str
-    scores: Callable[..., pd.DataFrame]
+    column: str
+    begin: Callable[..., Measure] | None
+    lowest_first: bool = False
+    """Whether the lowest scores are dropped first; else the highest."""
+    at_output: bool = False
+    """Whether each site is removed and the output compared; else all scores come from one pass."""
+
+    def scores(self, lm, tokens, batch_size: int = 8, without: Iterable[Site] = (), attention_mask=None):
+        """A table ``layer, kind`` and :attr:`column` of all sites, with the sites ``without`` already gone."""
+        return self.begin(lm, tokens, batch_size, attention_mask)(tuple(without), tuple(LETTERS))
 
     def ranked(self, scores: pd.DataFrame, ranking: str) -> dict[str, float]:
-        """Score by site (``"attn:12"``), the highest first, ties by layer; ``joint`` ranks attention with MLP.
+        """Score by site (``"attn:12"``), what goes first first, ties by layer; ``joint`` ranks attention with MLP.
 
         Raises PrunelibError for a score that is not a number.
         """
-        kinds = ("attn", "mlp") if ranking == "joint" else (ranking,)
+        kinds = kinds_of(ranking)
         table = scores[scores["kind"].isin(kinds)]
-        if table[self.name].isna().any():
+        if table[self.column].isna().any():
             raise PrunelibError(f"a score of {', '.join(kinds)} sites is not a number: the activations overflow")
-        order = table.sort_values([self.name, "layer", "kind"], ascending=[False, True, True])
-        return {str(Site(row.kind, int(row.layer))): float(getattr(row, self.name)) for row in order.itertuples()}
+        order = table.sort_values([self.column, "layer", "kind"], ascending=[self.lowest_first, True, True])
+        return {str(Site(row.kind, int(row.layer))): float(getattr(row, self.column)) for row in order.itertuples()}
+
+
+def kinds_of(ranking: str) -> tuple[str, ...]:
+    """The kinds of sites that are ranked together."""
+    return ("attn", "mlp") if ranking == "joint" else (ranking,)
 
 
 def angular_distances(lm, tokens, count: int, batch_size: int = 8, attention_mask=None) -> pd.DataFrame:
@@ -55,11 +82,12 @@ def angular_distances(lm, tokens, count: int, batch_size: int = 8, attention_mas
     """
     import torch
 
+    from prunelib.engine.rows import batches
     from prunelib.models import hooks
 
     if not 0 <= count <= lm.n_layers:
         raise PrunelibError(f"cannot drop {count} block sites: the model has {lm.n_layers} layers")
-    batches = _batches(lm, tokens, attention_mask, batch_size)
+    rows = batches(lm, tokens, attention_mask, batch_size)
     total = torch.zeros(lm.n_layers - count + 1, dtype=torch.float64)
     inputs: list = []  # x_0 … x_L of the last tokens, [b, d]
 
@@ -72,7 +100,7 @@ def angular_distances(lm, tokens, count: int, batch_size: int = 8, attention_mas
         hooks.stop_after(lm, lm.n_layers - 1),
         hooks.visited(lm, ("resid_pre", "resid_post"), visit, start=inputs.clear),
     ):
-        for arguments, real in batches:
+        for arguments, real in rows:
             positions = torch.arange(real.shape[1], device=real.device)
             last = (positions * real).amax(1)
             lm.model(**arguments, use_cache=False)
@@ -96,9 +124,10 @@ def importance(lm, tokens, batch_size: int = 8, without: Iterable[Site] = (), at
     """
     import torch
 
+    from prunelib.engine.rows import batches
     from prunelib.models import hooks
 
-    batches = _batches(lm, tokens, attention_mask, batch_size)
+    rows = batches(lm, tokens, attention_mask, batch_size)
     totals = torch.zeros(lm.n_layers, len(LETTERS), dtype=torch.float64)
     count = 0
     parallel = lm.arch.is_parallel
@@ -120,7 +149,7 @@ def importance(lm, tokens, batch_size: int = 8, without: Iterable[Site] = (), at
         hooks.stop_after(lm, lm.n_layers - 1),
         hooks.visited(lm, ("resid_pre", *between, "resid_post"), visit),
     ):
-        for arguments, real in batches:
+        for arguments, real in rows:
             lm.model(**arguments, use_cache=False)
             count += int(real.sum())
     _check_finite(totals)
@@ -130,34 +159,6 @@ def importance(lm, tokens, batch_size: int = 8, without: Iterable[Site] = (), at
         for column, kind in enumerate(LETTERS)
     ]
     return pd.DataFrame(rows, columns=["layer", "kind", "cosine"])
-
-
-def _batches(lm, tokens, attention_mask, batch_size: int) -> list[tuple[dict, object]]:
-    """Arguments of each forward pass, and which of its tokens [b, length] are real."""
-    import torch
-
-    if tokens.dim() != 2 or tokens.numel() == 0:
-        raise PrunelibError(f"calibration needs token ids [n, length], not {list(tokens.shape)}")
-    if batch_size < 1:
-        raise PrunelibError(f"batch_size must be at least 1, not {batch_size}")
-    lm.check_length(
-        tokens.shape[1] if attention_mask is None else int(attention_mask.sum(-1).max()), "a calibration sequence"
-    )
-    if attention_mask is None:
-        parts = [part.to(lm.device) for part in tokens.split(batch_size)]
-        return [({"input_ids": part}, torch.ones_like(part, dtype=torch.bool)) for part in parts]
-    if attention_mask.shape != tokens.shape:
-        raise PrunelibError(f"attention_mask must be {list(tokens.shape)}, not {list(attention_mask.shape)}")
-    if not attention_mask.bool().any(1).all():
-        raise PrunelibError("a calibration sequence is empty: it has no token that is not padding")
-    found = []
-    for ids, mask in zip(tokens.split(batch_size), attention_mask.split(batch_size), strict=True):
-        mask = mask.to(lm.device)
-        # A bare forward would number the pads too.
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        arguments = {"input_ids": ids.to(lm.device), "attention_mask": mask, "position_ids": positions}
-        found.append((arguments, mask.bool()))
-    return found
 
 
 def _check_finite(totals) -> None:
@@ -170,4 +171,44 @@ def _float64(value):
     return value.cpu().double() if value.device.type == "mps" else value.double()
 
 
-COSINE = Criterion("cosine", importance)
+def _in_the_stream(lm, tokens, batch_size: int, attention_mask) -> Measure:
+    def measure(without: Sequence[Site], kinds: Sequence[str], tick=lambda: None) -> pd.DataFrame:
+        return importance(lm, tokens, batch_size, without, attention_mask)
+
+    return measure
+
+
+def _at_output(column: str) -> Callable[..., Measure]:
+    """A column of :data:`prunelib.measure.removal.COLUMNS`; the dense model reads the tokens once."""
+
+    def begin(lm, tokens, batch_size: int, attention_mask) -> Measure:
+        from prunelib.measure.removal import Removals
+
+        removals = Removals(lm, tokens, batch_size, attention_mask)
+
+        def measure(without: Sequence[Site], kinds: Sequence[str], tick=lambda: None) -> pd.DataFrame:
+            removals.rebase(without)
+            left = (Site(kind, layer) for layer in range(lm.n_layers) for kind in kinds)
+            found = removals.measured([site for site in left if site not in removals.sites], tick)
+            return found.groupby(["layer", "kind"])[column].mean().reset_index()
+
+        return measure
+
+    return begin
+
+
+def random_scores(layers: int, seed: int) -> pd.DataFrame:
+    """Uniform random numbers in [0, 1), ``layer, kind, random``, for every site of a model of ``layers`` layers."""
+    draws = np.random.default_rng(seed).random((layers, len(LETTERS)))
+    rows = [(layer, kind, draws[layer, i]) for layer in range(layers) for i, kind in enumerate(LETTERS)]
+    return pd.DataFrame(rows, columns=["layer", "kind", "random"])
+
+
+COSINE = Criterion("cosine", "cosine", _in_the_stream)
+KL = Criterion("kl", "kl_dense_pruned", _at_output("kl_dense_pruned"), lowest_first=True, at_output=True)
+VAR_P = Criterion("varp", "var_p", _at_output("var_p"), lowest_first=True, at_output=True)
+TV = Criterion("tv", "tv", _at_output("tv"), lowest_first=True, at_output=True)
+RANDOM = Criterion("random", "random", None)
+
+CRITERIA = {one.name: one for one in (COSINE, KL, VAR_P, TV, RANDOM)}
+"""Criteria by the word that a specification has for them."""

@@ -167,3 +167,14 @@ def _about_tokens(tokens: "Tokens", seed: int | None) -> dict:
         "ids_sha256": tokens.ids_hash,
         "ids": CALIBRATION,
     }
+
+
+def what_changed(manifest: dict) -> str:
+    """A manifest of :func:`save` in a few words."""
+    said, rows = [], manifest["weights"]
+    if rows:
+        numel = sum(row["shape"][0] * row["shape"][1] for row in rows)
+        said.append(f"{len(rows)} matrices, {sum(row['zeros'] for row in rows) / numel:.1%} zeros")
+    if manifest["drop"]:
+        said.append(f"without {', '.join(manifest['drop'])}")
+    return ", ".join(said)

@@ -32,8 +32,8 @@ class Sites(Method):
         return cls(tuple(map(Site.parse, setting.split(JOIN))))
 
     @classmethod
-    def continues(cls, text: str) -> bool:
-        """Whether ``text`` after a ``+`` is one more site of this list."""
+    def continues(cls, before: str, text: str) -> bool:
+        """Whether ``text`` after a ``+`` is one more site of the list ``before``."""
         return text.partition(":")[0] in LETTERS
 
     @property
@@ -58,7 +58,11 @@ class Sites(Method):
         if beyond := [str(site) for site in self.sites if site.layer >= layers]:
             raise PrunelibError(f"there is no {beyond[0]} to drop: the model has {layers} layers, counted from 0")
 
-    def plan(self, lm, tokens=None, batch_size: int = 8, attention_mask=None) -> DropPlan:
-        """The sites as they are; nothing is measured."""
-        self.check(lm.n_layers)
+    def given(self, layers: int) -> DropPlan:
+        """The sites as they are, in a model of ``layers`` layers."""
+        self.check(layers)
         return DropPlan(self.sites)
+
+    def plan(self, lm, tokens=None, batch_size: int = 8, attention_mask=None, progress=None) -> DropPlan:
+        """The sites as they are; nothing is measured."""
+        return self.given(lm.n_layers)

@@ -262,7 +262,7 @@ def block_calls(lm, **inputs) -> tuple[Tensor, list[tuple[tuple, dict]]]:
 
     Returns ``resid_pre`` of layer 0 [batch, seq, d] and, for each layer, the other
     positional and named arguments of its call (masks and rotary tables can differ
-    from layer to layer). ``lm.layers[l](states, *args, **kwargs)`` replays a block.
+    from layer to layer). :func:`replay` runs a block on them.
     """
     calls: list[tuple[tuple, dict]] = [((), {})] * lm.n_layers
     first: list[Tensor] = []
@@ -283,6 +283,15 @@ def block_calls(lm, **inputs) -> tuple[Tensor, list[tuple[tuple, dict]]]:
         stack.enter_context(torch.no_grad())
         lm.model(**inputs, use_cache=False)
     return first[0], calls
+
+
+def replay(lm, layer: int, states: Tensor, call: tuple[tuple, dict]) -> Tensor:
+    """The output [batch, seq, d] of block ``layer`` on ``states`` before it; its ``call`` is of :func:`block_calls`.
+
+    Contexts of this module act on it as on a forward pass.
+    """
+    arguments, named = call
+    return _tensor(lm.layers[layer](states, *arguments, **named))
 
 
 @contextmanager

@@ -23,6 +23,14 @@ TRAJECTORIES = {
     "history": "the dense model on both texts",
 }
 SPACES = {"h": "hidden state h", "z": "logits z", "p": "probabilities p"}
+CRITERIA = {
+    "cosine": "cosine in the stream",
+    "kl": "KL at the output",
+    "varp": "Var_p at the output",
+    "tv": "total variation at the output",
+    "angular": "angular distance",
+    "random": "random",
+}
 DEVIATIONS = {
     "one_minus_cos_p": "1 − cos p",
     "kl_dense_pruned": "KL(dense ‖ pruned)",
@@ -114,6 +122,18 @@ def sides(style: Style) -> dict[str, dict]:
         "measured": _look(style, "blue", "o", 0),
         "estimated": _look(style, "vermillion", "s", 1),
         "chance": _look(style, "green", "^", 2),
+    }
+
+
+def criteria(style: Style) -> dict[str, dict]:
+    """By what it is decided which sublayers go; named by :data:`CRITERIA`."""
+    return {
+        "cosine": _look(style, "blue", "o", 1),
+        "kl": _look(style, "vermillion", "s", 0),
+        "varp": _look(style, "green", "^", 2),
+        "tv": _look(style, "purple", "D", 3),
+        "angular": _look(style, "sky", "v", 4),
+        "random": {"color": style.foreground, "marker": "P", "ls": style.linestyles[4]},
     }
 
 

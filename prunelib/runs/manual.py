@@ -8,6 +8,7 @@ examples:
   prunelib book --run runs/Qwen--Qwen2.5-0.5B-Instruct/quick
   prunelib book --reference --pdf                  the committed results as a site and as one PDF
   prunelib compress --spec wanda:2:4 --out DIR     a pruned model that transformers loads
+  prunelib select --budget 8 --out plan.json       which sublayers to drop, by the KL that their removal causes
   prunelib kl --against wanda:2:4                  how far its next-token distributions are from the dense ones
   prunelib compare runs/A/quick runs/B/quick       claims and curves of several runs, and the paper's
   prunelib cite fig-layerwise-attn                 BibTeX of a figure
@@ -19,18 +20,46 @@ specifications:
 {usage}
 
   P = 0.5 removes half of the weights, 2:4 keeps 2 of every 4 in a row. B = 2 to 8 bits, one scale for G weights in
-  a row (no gG: for the row); sym: symmetric grid; act: activation order. N sublayers; joint: attention and MLP in
-  one ranking; angular: consecutive blocks; drop:attn:8:iter measures again after
-  each. + joins methods: wanda:0.5+drop:mlp:4 removes weights, then sublayers.
+  a row (no gG: for the row); sym: symmetric grid; act: activation order. N sublayers that turn the residual stream
+  least; KINDS: attn, mlp, block, joint (attention and MLP in one ranking), angular (consecutive blocks);
+  drop:attn:8:iter measures again after each. drop:kl:KINDS:N drops what moves the next-token distributions least,
+  measured again after each (drop:kl:mlp:8:once: not), KINDS: attn, mlp, attn+mlp, block; varp and tv likewise; each
+  removal reads all calibration tokens, so give it few: --sequences 8 --length 48. drop:random:mlp:8:seed3 draws.
+  + joins methods: wanda:0.5+drop:mlp:4 removes weights, then sublayers.
 
 examples:
   prunelib compress --spec wanda:2:4 --out smollm2-wanda
   prunelib compress --spec drop:attn:8 --out smollm2-drop8a --calibration my-texts.txt
+  prunelib compress --plan plan.json --out smollm2-drop8
   prunelib compress --model Qwen/Qwen2.5-0.5B --spec gptq:4:g64 --out qwen-gptq4 --sequences 128 --length 256
 
 DIR loads with AutoModelForCausalLM.from_pretrained, prunelib.load or `prunelib run --model DIR`. Its weights are
 plain floats, quantized ones on their grid, removed ones zero: the folder is not smaller. DIR/prunelib.json says
 what was done to which model, on which tokens, and how many bits the weights would take.
+"""
+
+SELECT_EPILOG = """\
+Each site (a sublayer, or a whole block) is removed in turn from the model as the drops so far left it, and what that
+does is measured on the calibration text. The site that does least is dropped, and so on. So a plan begins with the
+plans of smaller budgets: cut the printed list of sites where you like.
+
+  kl      KL(dense ‖ pruned) of the next token in nats: how much the output changes
+  varp    variance of the logit change under the dense probabilities; half of it is about the KL (Theorem 3)
+  tv      total variation: the share of tokens that would be drawn otherwise
+  cosine  of the residual stream before and after the sublayer, highest first; with --once the paper's ranking
+  random  a draw with --seed, for comparison
+
+The first three remove each site and compare the output with the dense model's at 8 positions of each sequence. They run
+the blocks from the removed site on, for every candidate: the time grows with tokens × budget × layers². The model must
+fit in memory as it is; beside it stand the streams in front of every block, and the logits at those positions.
+Sites are written as attn:12, layers are counted from 0.
+
+examples:
+  prunelib select --budget 8 --out plan.json
+  prunelib select --criterion tv --kinds mlp --budget 4 --calibration my-texts.txt
+  prunelib select --criterion cosine --once --kinds attn --budget 8
+  prunelib select --model Qwen/Qwen2.5-0.5B-Instruct --kinds block --budget 6 --sequences 16 --length 64
+  prunelib compress --plan plan.json --out pruned
 """
 
 KL_EPILOG = """\

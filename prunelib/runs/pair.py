@@ -152,7 +152,7 @@ def _compressed(lm, method: Method, request: Request, tell):
             "ids_sha256": tokens.ids_hash,
         }
     tell(f"{method.label} …")
-    show = lambda done, total: tell(f"{method.label}: block {done}/{total}")  # noqa: E731
+    show = lambda done, total: tell(f"{method.label}: {done}/{total}")  # noqa: E731
     made = compress(lm, [method.spec], tokens.ids if tokens else None, progress=show)[method.spec]
     return lm, lambda: made.applied(lm), about | {"bits_per_weight": made.bits_per_weight}
 

@@ -36,6 +36,10 @@ class Profile:
     documents: int = _about("passages that the language model searches; the encoder always searches all")
     benchmark_items: int = _about("first items of each standard benchmark")
     skill_items: int = _about("one-token items of each skill, sums and brackets; balanced in multiples of 40")
+    removal_sequences: int = _about("calibration sequences on which removals are measured at the output, from the top")
+    removal_tokens: int = _about("first tokens of each of those that are read")
+    random_draws: int = _about("drops of random MLP sublayers, beside those that criteria choose")
+    selection_seeds: int = _about("calibration seeds of the two drops that are compared by criterion")
     decode_prompts: int = _about("prompts whose texts dense and compressed models write and read step by step")
     decode_tokens: int = _about("tokens of each such text at most")
     decode_draws: int = _about("sampled texts a prompt and model, beside the greedy one")
@@ -50,9 +54,13 @@ class Profile:
         "specifications whose collapse is predicted beside those of other chapters, mild to dead, drops of a model of "
         "30 layers"
     )
+    criteria: tuple[str, ...] = _about("criteria at the output that choose sublayers, beside the cosine")
     lettered: tuple[str, ...] = _about("kinds of models whose options are also asked by letter")
     drops: Mapping[str, tuple[int, ...]] = _about(
         "sublayers dropped, of a model of 30 layers; others get the same share"
+    )
+    selected: Mapping[str, tuple[int, ...]] = _about(
+        "sublayers that each of these criteria drops, of a model of 30 layers; others get the same share"
     )
     encoder_drops: Mapping[str, tuple[int, ...]] = _about(
         "sublayers dropped, of an encoder of 6 layers; others get the same share, rounded up"
@@ -69,6 +77,7 @@ PROFILES = {
         prompts=4, new_tokens=8, layer_positions=2, calibration=2, calibration_tokens=64, synthetic=1, seeds=2,
         option_passages=2, texts=6, step_positions=3, site_tokens=8, passages=4,
         long_prompts=3, long_tokens=24, case_texts=1, documents=8, benchmark_items=2, skill_items=6,
+        removal_sequences=2, removal_tokens=8, random_draws=2, selection_seeds=1,
         decode_prompts=3, decode_tokens=6, decode_draws=2, speed_tokens=2, speed_repeats=2,
         seeded=("wanda:0.5", "sparsegpt:0.5"),
         sparse=("wanda:0.5", "wanda:2:4"),
@@ -76,14 +85,17 @@ PROFILES = {
         quantized=("rtn:4:g64",),
         panels=("drop:attn:8", "wanda:0.5", "rtn:4:g64"),
         graded=("drop:attn:2", "drop:mlp:8", "magnitude:0.3", "rtn:4:g64"),
+        criteria=("kl",),
         lettered=("dense", "drop", "sparsify"),
         drops={"attn": (8,), "mlp": (4,), "block": (4,)},
+        selected={"mlp": (4,), "joint": (2,)},
         encoder_drops={"attn": (2,), "mlp": (2,)},
     ),
     "quick": Profile(
         prompts=32, new_tokens=32, layer_positions=8, calibration=16, calibration_tokens=64, synthetic=4, seeds=2,
         option_passages=5, texts=12, step_positions=16, site_tokens=16, passages=12,
         long_prompts=6, long_tokens=48, case_texts=2, documents=12, benchmark_items=16, skill_items=40,
+        removal_sequences=6, removal_tokens=24, random_draws=3, selection_seeds=1,
         decode_prompts=10, decode_tokens=24, decode_draws=8,
         speed_tokens=8, speed_repeats=6,
         seeded=("wanda:0.5", "sparsegpt:0.5"),
@@ -94,14 +106,17 @@ PROFILES = {
         graded=("drop:attn:2", "drop:attn:12", "drop:mlp:1", "drop:mlp:6", "drop:block:2", "drop:block:6",
                 "magnitude:0.2", "magnitude:0.3", "magnitude:0.4", "rtn:4:g64", "rtn:3:g64", "rtn:2:g64",
                 "gptq:4:g64", "awq:4:g64"),
+        criteria=("kl",),
         lettered=(),  # a third of the time of an item
         drops={"attn": (4, 8), "mlp": (2, 4), "block": (4,)},
+        selected={"mlp": (2, 4, 8), "joint": (4, 8)},
         encoder_drops={"attn": (2, 4, 6), "mlp": (4,), "block": (2,)},
     ),
     "full": Profile(
         prompts=40, new_tokens=64, layer_positions=16, calibration=64, calibration_tokens=64, synthetic=8, seeds=3,
         option_passages=24, texts=40, step_positions=64, site_tokens=32, passages=60,
         long_prompts=40, long_tokens=96, case_texts=8, documents=60, benchmark_items=32, skill_items=80,
+        removal_sequences=12, removal_tokens=48, random_draws=5, selection_seeds=3,
         decode_prompts=16, decode_tokens=32, decode_draws=8,
         speed_tokens=32, speed_repeats=10,
         seeded=("wanda:0.5", "wanda:2:4", "sparsegpt:0.5", "sparsegpt:2:4"),
@@ -113,8 +128,10 @@ PROFILES = {
         panels=("drop:attn:8", "wanda:4:8", "wanda:0.5", "sparsegpt:0.5", "rtn:4:g64", "gptq:4:g64", "awq:4:g64"),
         graded=("drop:attn:2", "drop:mlp:1", "rtn:4:g64", "rtn:3:g64", "rtn:2:g64",
                 "gptq:4:g64", "gptq:3:g64", "awq:4:g64"),
+        criteria=("kl", "varp", "tv"),
         lettered=("dense", "drop"),
         drops={"attn": (4, 8, 12, 16), "mlp": (2, 4, 6), "block": (2, 4, 6)},
+        selected={"attn": (2, 4, 8, 12), "mlp": (2, 4, 8, 12), "joint": (4, 8, 12), "block": (2, 4, 6)},
         encoder_drops=dict.fromkeys(("attn", "mlp", "block"), (1, 2, 3, 4, 6)),
     ),
 }  # fmt: skip

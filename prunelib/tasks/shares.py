@@ -69,6 +69,16 @@ def difference(answers: pd.DataFrame, specs: Sequence[str], corrected: bool = Tr
     return stats.difference(first, second, wide["passage_id"])
 
 
+def between(answers: pd.DataFrame, first: Sequence[str], second: Sequence[str], readout: str) -> stats.Interval:
+    """Share kept in a read-out by ``first`` minus that by ``second``, means over models on the same items.
+
+    (value, lo, hi) of the paired difference over passages (measure.stats.difference).
+    """
+    wide = _wide(answers, (readout,))
+    sides = ((*_mean_of(wide, specs, readout), _guess(wide, readout)) for specs in (first, second))
+    return stats.difference(*sides, wide["passage_id"])
+
+
 def _mean_of(wide: pd.DataFrame, specs: Sequence[str], readout: str) -> tuple[np.ndarray, np.ndarray]:
     """Scores of each item: mean over the models, and the dense model's."""
     missing = [spec for spec in ("dense", *specs) if (spec, readout) not in wide]

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from prunelib.errors import PrunelibError
+from prunelib.measure import removal
 from prunelib.methods import parse
-from prunelib.methods.criterion import importance
+from prunelib.methods.criterion import importance, kinds_of
 from prunelib.methods.drop import Drop
 from prunelib.methods.sites import Sites
+from prunelib.models import hooks
 from prunelib.models.sublayers import DropPlan, Site
 
 
@@ -144,6 +146,88 @@ def test_mistakes_are_one_line(call, reason):
     with pytest.raises(PrunelibError) as caught:
         call()
     assert reason in str(caught.value) and "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------- by what a removal does at the output
+
+
+@pytest.mark.parametrize("spec", ["drop:kl:attn+mlp:5", "drop:tv:block:3", "drop:varp:attn:4"])
+def test_a_greedy_plan_drops_what_does_least_then(lm, tokens, spec):
+    """Every step by whole forward passes, the dense model being the reference throughout."""
+    method, gone = parse(spec), []
+    made = method.plan(lm, tokens)
+    column = removal.COLUMNS.index(method.criterion.column)
+    where = removal._places(torch.ones_like(tokens), removal.POSITIONS)
+    with torch.no_grad():
+        dense = lm.model(input_ids=tokens).logits[where]
+    for chosen in made.sites:
+        harm = {}
+        for site in (Site(k, i) for i in range(lm.n_layers) for k in kinds_of(method.ranking)):
+            if site not in gone:
+                with torch.no_grad(), hooks.dropped(lm, [*gone, site]):
+                    harm[site] = float(
+                        removal.compare(dense, lm.model(input_ids=tokens).logits[where])[:, column].mean()
+                    )
+        assert harm[chosen] <= min(harm.values()) * (1 + 1e-3)
+        assert made.scores[str(chosen)] == pytest.approx(harm[chosen], rel=1e-3)
+        gone.append(chosen)
+    assert len(made.sites) == method.count
+
+
+def test_plans_of_smaller_counts_are_beginnings(tiny, tokens):
+    for by in ("kl:mlp", "kl:attn+mlp", "varp:attn", "random:attn+mlp"):
+        most = 8 if "+" in by else 4
+        whole = parse(f"drop:{by}:{most}").plan(tiny("llama"), tokens)
+        assert len(set(whole.sites)) == most
+        for count in range(most):
+            assert parse(f"drop:{by}:{count}").plan(tiny("llama"), tokens).sites == whole.sites[:count]
+
+
+def test_once_ranks_by_single_removals(tiny, tokens):
+    lm = tiny("llama")
+    alone = removal.Removals(lm, tokens)
+    harm = {f"mlp:{i}": float(alone.without(Site("mlp", i))[:, 0].mean()) for i in range(4)}
+    made = parse("drop:kl:mlp:3:once").plan(lm, tokens)
+    assert names(made) == sorted(harm, key=harm.get)[:3] and made.scores == pytest.approx(harm)
+    assert names(parse("drop:kl:mlp:1").plan(lm, tokens)) == names(made)[:1]
+
+
+def test_a_joint_ranking_begins_with_the_best_of_both(tiny, tokens):
+    lm = tiny("qwen2")
+    first = {by: parse(f"drop:kl:{by}:1").plan(lm, tokens) for by in ("attn", "mlp", "attn+mlp")}
+    harm = {by: plan.scores[names(plan)[0]] for by, plan in first.items()}
+    assert harm["attn+mlp"] == pytest.approx(min(harm["attn"], harm["mlp"]))
+
+
+def test_random_drops_need_no_model_and_no_text_and_differ_by_seed():
+    drawn = {seed: parse(f"drop:random:attn+mlp:6:seed{seed}").given(30).sites for seed in range(20)}
+    assert all(len(set(sites)) == 6 for sites in drawn.values()) and len(set(drawn.values())) == 20
+    assert parse("drop:random:attn+mlp:6:seed3").given(30).sites == drawn[3]
+    kinds = [site.kind for sites in drawn.values() for site in sites]
+    assert 40 <= kinds.count("attn") <= 80 and len({site.layer for sites in drawn.values() for site in sites}) > 25
+    assert parse("drop:random:mlp:4").needs == frozenset()
+
+
+def test_the_cosine_still_decides_where_nothing_else_is_named(tiny, tokens):
+    method = parse("drop:mlp:2")
+    assert method.by == "cosine" and method.chosen_at_once and method.criterion.name == "cosine"
+    assert not parse("drop:kl:mlp:2").chosen_at_once and not parse("drop:random:mlp:2").chosen_at_once
+    table = importance(tiny("llama"), tokens)
+    expected = table[table["kind"] == "mlp"].nlargest(2, "cosine")["layer"].tolist()
+    assert [site.layer for site in method.plan(tiny("llama"), tokens).sites] == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"by": "klx"}, "did you mean 'kl'"),
+        ({"by": "kl", "seed": 3}, "only drop:random has a seed"),
+        ({"by": "random", "iterative": True}, "no iterative form"),
+    ],
+)
+def test_settings_that_mean_nothing(fields, reason):
+    with pytest.raises(PrunelibError, match=reason):
+        Drop("mlp", 2, **fields)
 
 
 def test_plans_need_no_torch():

@@ -30,9 +30,10 @@ CASES = {
     "rtn": ["rtn:4:g8", "rtn:3:sym"],
     "gptq": ["gptq:4:g8", "gptq:3:g20:act"],
     "awq": ["awq:4:g8", "awq:3:sym"],
-    "drop": ["drop:attn:2", "drop:joint:3:iter", "drop:angular:2"],
+    "drop": ["drop:attn:2", "drop:joint:3:iter", "drop:angular:2", "drop:kl:attn+mlp:3", "drop:tv:block:2:once",
+             "drop:random:mlp:2:seed5"],
     "sites": ["sites:attn:0+mlp:1+block:3"],
-}
+}  # fmt: skip
 SPECS = [spec for specs in CASES.values() for spec in specs]
 SPARSE = [spec for spec in SPECS if methods.parse(spec).kind == "sparsify"]
 CHANGING = [spec for spec in SPECS if methods.parse(spec).kind in ("sparsify", "quantize")]
@@ -236,7 +237,14 @@ def test_without_calibration_it_is_one_line(tiny, spec):
 
 # ---------------------------------------------------------------- several methods, one after the other
 
-JOINED = ["wanda:0.5+drop:mlp:2", "drop:attn:1+gptq:4:g8", "drop:mlp:1+drop:attn:1", "sites:attn:0+mlp:1+wanda:2:4"]
+JOINED = [
+    "wanda:0.5+drop:mlp:2",
+    "drop:attn:1+gptq:4:g8",
+    "drop:mlp:1+drop:attn:1",
+    "sites:attn:0+mlp:1+wanda:2:4",
+    "wanda:0.5+drop:kl:attn+mlp:2",
+    "drop:kl:attn+mlp:2+gptq:4:g8",
+]
 
 
 @pytest.mark.parametrize("spec", JOINED)

@@ -27,6 +27,12 @@ LABELS = {
     "drop:attn:8:iter": "Drop-8A iter",
     "drop:joint:8:iter": "Drop-8AM iter",
     "drop:angular:8": "Drop-8B angular",
+    "drop:kl:attn+mlp:8": "Drop-8AM kl",
+    "drop:kl:mlp:4:once": "Drop-4M kl once",
+    "drop:varp:attn:8": "Drop-8A varp",
+    "drop:tv:block:2": "Drop-2B tv",
+    "drop:random:mlp:4": "Drop-4M random",
+    "drop:random:attn+mlp:4:seed12": "Drop-4AM random 12",
     "sites:attn:3+mlp:7": "Drop attn:3, mlp:7",
 }
 
@@ -40,6 +46,7 @@ def test_round_trip(spec, label):
 
 @pytest.mark.parametrize(
     ("spec", "canonical"), [("wanda:0.50", "wanda:0.5"), ("rtn:4:sym:g64", "rtn:4:g64:sym"), (" dense ", "dense"),
+                            ("drop:kl:mlp + attn:8", "drop:kl:attn+mlp:8"), ("drop:random:mlp:4:seed0", "drop:random:mlp:4"),
                             ("gptq:4:act:g64", "gptq:4:g64:act"), ("sites:attn:3 + attn:7", "sites:attn:3+attn:7")]
 )  # fmt: skip
 def test_other_spellings_have_one_canonical_form(spec, canonical):
@@ -75,6 +82,17 @@ def test_other_spellings_have_one_canonical_form(spec, canonical):
         ("sites:attn:3+attn:3", "dropped twice"),
         ("drop:atn:8", "did you mean 'attn'"),
         ("drop:attn", "written as drop:attn:8"),
+        ("drop:kl:attn+mlp", "written as drop:kl:attn[+]mlp:8, not 'drop:kl:attn[+]mlp'"),
+        ("drop:kll:mlp:4", "written as drop:attn:8"),
+        ("drop:kl:mpl:4", "did you mean 'mlp'"),
+        ("drop:kl:joint:4", "written as drop:kl:attn[+]mlp:4"),
+        ("drop:kl:attn+attn:4", "unknown kind 'attn[+]attn'"),
+        ("drop:kl:angular:4", "angular is a criterion itself"),
+        ("drop:kl:mlp:4:iter", "the only one is once"),
+        ("drop:random:mlp:4:once", "the only one is seedN"),
+        ("drop:random:mlp:4:seed-1", "the only one is seedN"),
+        ("drop:cosine:mlp:4", "unknown kind 'cosine'|written as drop:attn:8"),
+        ("drop:attn:2+mlp:1", "unknown method 'mlp'"),
         ("sites:", "sites needs a setting, such as sites:attn:3"),
         ("sites:attn:x", "written as attn:12"),
         ("sites:attn:3,attn:7", "sites are joined by [+], as in sites:attn:3.mlp:7"),

@@ -1,11 +1,15 @@
 """Importance scores, drop plans and compressed models of a run, each computed once and kept in its folder."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
 from prunelib.files import is_sealed, seal, short_name
 from prunelib.methods import parse
+from prunelib.methods.base import JOIN
 from prunelib.models.sublayers import DropPlan, Site
+from prunelib.runs.progress import report_progress
 from prunelib.runs.run import Run
 from prunelib.runs.tables import ArrayFile, read_arrays
 
@@ -57,24 +61,80 @@ def drop_order(run: Run, seed: int | None = None) -> pd.DataFrame:
     return run.table("drop_order" if own else f"drop_order_seed{seed}", key, compute)
 
 
+def removals(run: Run, kind: str, seed: int | None = None) -> pd.DataFrame:
+    """What removing each site of a kind does at the output of the dense model: a row a site and sequence.
+
+    ``layer, kind, sequence`` and :data:`prunelib.measure.removal.COLUMNS`, on the first sequences and tokens of the
+    calibration text of ``seed`` (the profile's ``removal_…``).
+    """
+    seed = run.seed if seed is None else seed
+
+    def compute() -> pd.DataFrame:
+        from prunelib.measure.removal import Removals
+
+        sites = [Site(kind, layer) for layer in range(run.model["n_layers"])]
+        counted = iter(range(1, len(sites) + 1))
+        tick = lambda: report_progress(f"{kind} sublayers removed", next(counted), len(sites))  # noqa: E731
+        return Removals(run.lm, _removal_text(run, seed)).measured(sites, tick)
+
+    return run.table(f"removals_{kind}_seed{seed}", _removal_key(run, seed) | {"kind": kind}, compute)
+
+
+def _removal_text(run: Run, seed: int):
+    settings = run.settings
+    return calibration(run, seed)[: settings.removal_sequences, : settings.removal_tokens]
+
+
+def _removal_key(run: Run, seed: int) -> dict:
+    settings = run.settings
+    sizes = [settings.removal_sequences, settings.removal_tokens]
+    return {"calibration": settings.calibration_key, "of_seed": seed, "removal": sizes}
+
+
 def plan_of(run: Run, spec: str, seed: int | None = None):
     """The sites that a specification drops, by the calibration text of ``seed``, the run's own unless given.
 
     Those that scores of the dense model do not give (``drop:attn:8:iter``, ``drop:angular:4``) are kept as a table.
+    Of what is chosen at the output, one table for each criterion has the longest plan of the run's profile: shorter
+    ones are its beginnings.
     """
     seed, method = run.seed if seed is None else seed, parse(spec)
     if not method.needs:
-        return DropPlan(method.sites)
+        return method.given(run.model["n_layers"])
     if method.chosen_at_once:
         return method.choose(drop_order(run, seed))
+    greedy = method.criterion.at_output
+    whole = _longest(run, method, seed) if greedy else method
 
     def compute() -> pd.DataFrame:
-        sites = method.plan(run.lm, calibration(run, seed)).sites
-        return pd.DataFrame({"kind": [s.kind for s in sites], "layer": [s.layer for s in sites]})
+        text = _removal_text(run, seed) if greedy else calibration(run, seed)
+        show = lambda done, total: report_progress(f"{whole.label}, removals", done, total)  # noqa: E731
+        plan = whole.plan(run.lm, text, progress=show)
+        columns = {"kind": [s.kind for s in plan.sites], "layer": [s.layer for s in plan.sites]}
+        return pd.DataFrame(columns | ({"score": [plan.scores[str(s)] for s in plan.sites]} if greedy else {}))
 
-    key = {"spec": method.spec, "calibration": run.settings.calibration_key, "of_seed": seed}
-    found = run.table(f"drop_plan_{method.spec.replace(':', '-')}_seed{seed}", key, compute)
-    return DropPlan(tuple(Site(row.kind, int(row.layer)) for row in found.itertuples()), {})
+    own = {"calibration": run.settings.calibration_key, "of_seed": seed}
+    key = {"spec": whole.spec} | (_removal_key(run, seed) if greedy else own)
+    slug = whole.spec.replace(":", "-").replace(JOIN, "_")
+    found = run.table(f"drop_plan_{slug}_seed{seed}", key, compute).iloc[: method.count]
+    sites = tuple(Site(row.kind, int(row.layer)) for row in found.itertuples())
+    return DropPlan(sites, dict(zip(map(str, sites), found["score"], strict=True)) if greedy else {})
+
+
+def _longest(run: Run, method, seed: int):
+    """The longest plan of the run that begins with the plan of ``method``; of another seed only what is asked for."""
+    asked = run.settings.selected.get(method.ranking, ()) if seed == run.seed else ()
+    layers = run.model["n_layers"]
+    return replace(method, count=max([method.count, *(share_of(layers, n) for n in asked)]))
+
+
+def share_of(layers: int, count: int) -> int:
+    """``count`` sublayers of a model of 30 layers, scaled to one of ``layers``; at least 1.
+
+    >>> share_of(30, 8), share_of(12, 8), share_of(4, 2)
+    (8, 3, 1)
+    """
+    return max(1, layers * count // 30)
 
 
 # ---------------------------------------------------------------- weights that took calibration to find

@@ -40,10 +40,11 @@ def paper_drops(run: Run) -> list[str]:
     return [f"drop:{kind}:{n}" for kind in ("attn", "mlp", "block") for n in counts]
 
 
-def answers(run: Run, specs: Sequence[str]) -> pd.DataFrame:
+def answers(run: Run, specs: Sequence[str], seeded: Sequence[tuple[str, int]] = ()) -> pd.DataFrame:
     """Items asked of the dense model and each of ``specs``: a row an item and model (tasks.readouts).
 
-    Those of :data:`SEEDED` are asked again after compression with other calibration text.
+    Those of :data:`SEEDED` are asked again after compression with other calibration text; so are ``seeded``, pairs of
+    specification and calibration seed.
     Columns ``spec, label, seed`` say which model it is, ``chance`` what guessing among the item's options scores.
     """
     from prunelib.tasks.readouts import answers, demonstration
@@ -51,6 +52,7 @@ def answers(run: Run, specs: Sequence[str]) -> pd.DataFrame:
     key = {"items": [sha256(file) for file in (_items_file(), _shown_file())], "passages": run.settings.passages}
     wanted = [("dense", run.seed), *((spec, run.seed) for spec in specs)]
     wanted += [(spec, run.seed + i) for i in range(1, run.settings.seeds) for spec in specs if spec in SEEDED]
+    wanted = list(dict.fromkeys([*wanted, *seeded]))
 
     def lettered(spec: str) -> bool:
         return parse(spec).kind in run.settings.lettered
