@@ -1,0 +1,126 @@
+"""One least-squares linear map at each cut, in closed form (ReplaceMe, Shopkhoev et al. 2025)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from prunelib.errors import PrunelibError
+from prunelib.methods.base import Look
+from prunelib.methods.repair import Bare
+
+RIDGES = tuple(10.0**-i for i in range(7))
+"""Tried ε, as shares of the mean of the diagonal of AᵀA."""
+
+
+@dataclass(frozen=True)
+class Linear(Bare):
+    """Make up for each cut by a linear map behind the last sublayer before it.
+
+    A cut is a run of dropped sublayers. With the outputs A [tokens, d] of the last kept sublayer before it, and Δ
+    [tokens, d] what the stream of the pruned model lacks behind the cut, M solves (AᵀA + εI) M = AᵀΔ. The sublayer's
+    output projection becomes (I + M)ᵀW, its bias likewise, and the stream gains AM. Cuts are repaired from front to
+    end, each in the model that those before it left. ε is chosen on held-out rows, no map at all among the choices,
+    and M is then fitted to all rows. Shopkhoev et al. 2025 (arXiv:2505.02819), where the sublayer is always an MLP;
+    here it is whichever stands before the cut. A cut with nothing kept before it stays as it is.
+    """
+
+    name: ClassVar[str] = "linear"
+    title: ClassVar[str] = "linear map"
+    keeps_zeros: ClassVar[bool] = False
+    moves_blocks: ClassVar[bool] = True
+    needs_drops: ClassVar[bool] = True
+    usage: ClassVar[str] = "linear"
+    example: ClassVar[str] = "drop:mlp:4+linear"
+    source: ClassVar[str] = "shopkhoev2025replaceme,chen2025linearpatch"
+    look: ClassVar[Look] = Look("sky", "D", 3)
+
+    def repair(self, lm, made, input_ids, attention_mask=None, batch_size=8, progress=None):
+        """Changes output projections. Raises PrunelibError where a norm follows them, or no cut can be repaired."""
+        from prunelib.methods import distil
+        from prunelib.methods.apply import NewWeights, Repaired
+        from prunelib.methods.cuts import cuts
+
+        if lm.arch.attn_post or lm.arch.mlp_post:
+            raise PrunelibError(
+                f"linear cannot be folded into {lm.name}: a norm stands between its output projections and the stream"
+            )
+        found = cuts(made.sites, lm.n_layers, lm.arch.is_parallel)
+        if not found:
+            raise PrunelibError(f"linear repairs nothing in {made.spec}: no sublayer is kept before what is dropped")
+        text, values, trained = distil.Text.of(lm, input_ids, attention_mask), {}, 0
+        for number, cut in enumerate(found):
+            target = _behind(lm, text, cut, batch_size)
+            with made.applied(lm), NewWeights(values).applied(lm):
+                outputs = _behind(lm, text, cut, batch_size, before=True)
+                sums = _sums(text, target, *outputs)
+                m = _solved(*sums)
+                values |= _folded(lm, cut.before, m)
+            trained += m.numel()
+            if progress:
+                progress(number + 1, len(found))
+        return Repaired(values, trained, len(found) * text.count(range(len(text.ids))))
+
+
+def _behind(lm, text, cut, batch_size: int, before: bool = False):
+    """The stream behind a cut [n, S, d]; with ``before`` (output of the sublayer before the cut, stream)."""
+    import torch
+
+    from prunelib.methods import distil
+    from prunelib.models import hooks
+
+    last, first = cut.last, cut.before
+    inside = last.kind == "attn"  # the MLP of the same block is kept and reads it
+    out = f"{first.kind}_out"
+    streams, outputs = [], []
+    points = {*(("resid_pre", "attn_out") if inside else ("resid_post",)), *((out,) if before else ())}
+    with torch.no_grad():
+        for rows in distil.batches(range(len(text.ids)), batch_size):
+            layers = sorted({first.layer, last.layer})
+            with hooks.stop_after(lm, last.layer), hooks.captured(lm, points, layers) as seen:
+                lm.model(**text.inputs(rows))
+            at = {point: seen[point][last.layer] for point in points}
+            streams.append(at["resid_pre"] + at["attn_out"] if inside else at["resid_post"])
+            if before:
+                outputs.append(seen[out][first.layer])
+    return (torch.cat(outputs), torch.cat(streams)) if before else torch.cat(streams)
+
+
+def _sums(text, target, outputs, stream):
+    """(AᵀA, AᵀΔ, ‖Δ‖²) in float64 over the rows to learn from, and over the held-out ones."""
+    found = []
+    for rows in (text.learned, text.held_out):
+        kept = text.kept(rows)
+        a = outputs[list(rows)][kept].double()
+        missing = target[list(rows)][kept].double() - stream[list(rows)][kept].double()
+        found.append((a.T @ a, a.T @ missing, missing.square().sum()))
+    return found
+
+
+def _solved(learned, held):
+    """M [d, d] of the ridge that is best on held-out rows, fitted to all rows; zeros where no map is better."""
+    import torch
+
+    def solve(gram, cross, ridge):
+        size = gram.diagonal().mean() * ridge
+        eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        return torch.linalg.solve(gram + size * eye, cross)
+
+    def error(m):
+        return held[2] - 2 * (m * held[1]).sum() + (m * (held[0] @ m)).sum()
+
+    if not learned[0].diagonal().mean() > 0:
+        return torch.zeros_like(learned[0])
+    tried = {ridge: error(solve(*learned[:2], ridge)).item() for ridge in RIDGES}
+    best = min(tried, key=tried.get)
+    if not tried[best] < held[2].item():
+        return torch.zeros_like(learned[0])
+    return solve(learned[0] + held[0], learned[1] + held[1], best)
+
+
+def _folded(lm, site, m) -> dict:
+    """New values of the output projection of a kept sublayer, whose output then gains ``output @ m``."""
+    from prunelib.methods.weights import now, others
+
+    path = getattr(lm.arch, f"{site.kind}_proj")
+    name, bias = f"{site.layer}.{path}", f"{lm.arch.layers}.{site.layer}.{path}.bias"
+    found = now(lm, [name, *([bias] if bias in others(lm) else [])])
+    return {key: (value.double() + m.T @ value.double()).to(value.dtype) for key, value in found.items()}
