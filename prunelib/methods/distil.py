@@ -205,28 +205,29 @@ class Trained:
 
 
 def train(
-    leaves: Sequence[Tensor],
+    groups: Sequence[tuple[Sequence[Tensor], float]],
     learn: Callable[[list[int]], float],
     measure: Callable[[], float],
     text: Text,
     epochs: int,
-    rate: float,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Trained:
-    """AdamW over rows in seeded order; ``leaves`` end at the values that were best on held-out rows.
+    """AdamW over rows in seeded order, for ``groups`` of leaves, each with its learning rate.
 
-    ``learn(rows)`` adds the gradient of the mean KL on some rows to ``leaves`` and returns that mean; ``measure()`` is
-    the mean KL on held-out rows, taken before the first step, four times an epoch and after the last. The values
-    before the first step count too, so that held-out KL never ends above where it began.
+    They end at the values that were best on held-out rows. ``learn(rows)`` adds the gradient of the mean KL on some
+    rows to the leaves and returns that mean; ``measure()`` is the mean KL on held-out rows, taken before the first
+    step, four times an epoch and after the last. The values before the first step count too, so that held-out KL
+    never ends above where it began.
     """
-    size = max(1, STEP_TOKENS // text.ids.shape[1])
+    leaves = [leaf for some, _ in groups for leaf in some]
+    size = max(1, round(STEP_TOKENS * len(text.learned) / text.count(text.learned)))
     generator = torch.Generator().manual_seed(seed)
     order = [
         list(text.learned)[i] for _ in range(epochs) for i in torch.randperm(len(text.learned), generator=generator)
     ]
     steps = list(batches(order, size))
-    optimizer = torch.optim.AdamW(leaves, lr=rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW([{"params": list(some), "lr": rate} for some, rate in groups], weight_decay=0.0)
     warm = max(1, math.ceil(WARM_UP * len(steps)))
     shape = lambda i: (i + 1) / warm if i < warm else (len(steps) - i) / max(1, len(steps) - warm)  # noqa: E731
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, shape)

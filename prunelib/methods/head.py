@@ -6,8 +6,8 @@ from typing import ClassVar
 from prunelib.methods.base import Look
 from prunelib.methods.repair import Sized
 
-RATE, EPOCHS = 0.02, 2
-"""Learning rate of the norm, as a share of its weight's RMS, and of the correction; passes over the text."""
+RATE, NORM_RATE, EPOCHS = 1e-3, 0.002, 2
+"""Learning rates of the correction, and of the norm as a share of its weight's RMS; passes over the text."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,6 @@ class Head(Sized):
             scale = float(norm[f"{lm.arch.ln_final}.weight"].detach().square().mean().sqrt())
             wide = norm[f"{lm.arch.ln_final}.weight"].dtype
             down = torch.randn(self.size, lm.d_model, generator=torch.Generator().manual_seed(0), dtype=wide)
-            # Adam moves every number by about its rate: scaled so that both factors move alike.
             down = distil.leaf((down * lm.d_model**-0.5).to(lm.device))
             up = distil.leaf(torch.zeros(lm.vocab_size, self.size, dtype=wide, device=lm.device))
 
@@ -51,17 +50,16 @@ class Head(Sized):
                 z = torch.nn.functional.linear(x, weight, bias).float()
                 return lm.scale_logits(z + (x.to(wide) @ down.T @ up.T).float())
 
-            leaves = [*norm.values(), down, up]
+            groups = [(list(norm.values()), NORM_RATE * scale), ([down, up], RATE)]
             found = distil.train(
-                leaves,
+                groups,
                 lambda rows: states.learn(logits, rows),
                 lambda: states.kl(logits, text.held_out),
                 text,
                 EPOCHS,
-                RATE * scale,
                 progress=progress,
             )
             with torch.no_grad():
                 values = {name: value.detach() for name, value in norm.items()}
                 values[head_name(lm)] = weight + (up @ down).to(weight.dtype)
-        return Repaired(values, sum(one.numel() for one in leaves), found.tokens, found.curve)
+        return Repaired(values, sum(one.numel() for some, _ in groups for one in some), found.tokens, found.curve)

@@ -47,12 +47,11 @@ class Linear(Bare):
         if not found:
             raise PrunelibError(f"linear repairs nothing in {made.spec}: no sublayer is kept before what is dropped")
         text, values, trained = distil.Text.of(lm, input_ids, attention_mask), {}, 0
-        for number, cut in enumerate(found):
-            target = _behind(lm, text, cut, batch_size)
+        targets = list(_streams(lm, text, found, batch_size))
+        for number, (cut, target) in enumerate(zip(found, targets, strict=True)):
             with made.applied(lm), NewWeights(values).applied(lm):
-                outputs = _behind(lm, text, cut, batch_size, before=True)
-                sums = _sums(text, target, *outputs)
-                m = _solved(*sums)
+                outputs, stream = _streams(lm, text, [cut], batch_size, cut.before)
+                m = _solved(*_sums(text, target, outputs, stream))
                 values |= _folded(lm, cut.before, m)
             trained += m.numel()
             if progress:
@@ -60,28 +59,28 @@ class Linear(Bare):
         return Repaired(values, trained, len(found) * text.count(range(len(text.ids))))
 
 
-def _behind(lm, text, cut, batch_size: int, before: bool = False):
-    """The stream behind a cut [n, S, d]; with ``before`` (output of the sublayer before the cut, stream)."""
+def _streams(lm, text, cuts, batch_size: int, before=None):
+    """The streams behind some cuts, each [n, S, d]; first of all the output of the sublayer ``before``, if given."""
     import torch
 
     from prunelib.methods import distil
     from prunelib.models import hooks
 
-    last, first = cut.last, cut.before
-    inside = last.kind == "attn"  # the MLP of the same block is kept and reads it
-    out = f"{first.kind}_out"
-    streams, outputs = [], []
-    points = {*(("resid_pre", "attn_out") if inside else ("resid_post",)), *((out,) if before else ())}
+    layers = sorted({cut.last.layer for cut in cuts} | ({before.layer} if before else set()))
+    out = f"{before.kind}_out" if before else "attn_out"
+    points = {"resid_pre", "attn_out", "resid_post", out}
+    found: list[list] = []
     with torch.no_grad():
         for rows in distil.batches(range(len(text.ids)), batch_size):
-            layers = sorted({first.layer, last.layer})
-            with hooks.stop_after(lm, last.layer), hooks.captured(lm, points, layers) as seen:
+            with hooks.stop_after(lm, layers[-1]), hooks.captured(lm, points, layers) as seen:
                 lm.model(**text.inputs(rows))
-            at = {point: seen[point][last.layer] for point in points}
-            streams.append(at["resid_pre"] + at["attn_out"] if inside else at["resid_post"])
-            if before:
-                outputs.append(seen[out][first.layer])
-    return (torch.cat(outputs), torch.cat(streams)) if before else torch.cat(streams)
+            own = [seen[out][before.layer]] if before else []
+            for cut in cuts:
+                layer, inside = cut.last.layer, cut.last.kind == "attn"  # the MLP of that block is kept and reads it
+                at = seen["resid_pre"][layer] + seen["attn_out"][layer] if inside else seen["resid_post"][layer]
+                own.append(at)
+            found.append(own)
+    return map(torch.cat, zip(*found, strict=True))
 
 
 def _sums(text, target, outputs, stream):

@@ -15,8 +15,8 @@ class LoRA(Sized):
     """Train low-rank updates of the matrices beside what was dropped.
 
     Each matrix becomes W + m⊙(B·A)·α/r, with B [d_out, r] zero at first and A [r, d_in] random. Trained are the
-    matrices of layers with a dropped sublayer and of their neighbours; without drops, of all layers. m is 0 where a sparsified
-    model has zeros, so that they stay zeros. Hu et al. 2022 (arXiv:2106.09685).
+    matrices of layers with a dropped sublayer and of their neighbours; without drops, of all layers. m is 0 where a
+    sparsified model has zeros, so that they stay zeros. Hu et al. 2022 (arXiv:2106.09685).
     """
 
     name: ClassVar[str] = "lora"

@@ -6,7 +6,7 @@ from typing import ClassVar
 from prunelib.methods.base import Look
 from prunelib.methods.repair import Bare
 
-RATE, EPOCHS, HALVINGS = 0.02, 2, 6
+RATE, EPOCHS, HALVINGS = 0.002, 2, 6
 """Learning rate as a share of the weight's RMS, passes over the text, and shorter steps that are tried at the end."""
 
 
@@ -39,16 +39,16 @@ class Norm(Bare):
             def logits(values):
                 return lambda h: lm.logits(states.normed(values, h))
 
+            rate = RATE * float(before[f"{lm.arch.ln_final}.weight"].square().mean().sqrt())
             found = distil.train(
-                list(leaves.values()),
+                [(list(leaves.values()), rate)],
                 lambda rows: states.learn(logits(leaves), rows),
                 lambda: states.kl(logits(leaves), text.held_out),
                 text,
                 EPOCHS,
-                RATE * float(before[f"{lm.arch.ln_final}.weight"].square().mean().sqrt()),
                 progress=progress,
             )
-            start, share, values = states.kl(logits(before), text.learned), 1.0, before
+            start, values = states.kl(logits(before), text.learned), before
             for share in (2.0**-i for i in range(HALVINGS)):
                 some = {name: before[name] + share * (leaves[name].detach() - before[name]) for name in before}
                 if states.kl(logits(some), text.learned) <= start:

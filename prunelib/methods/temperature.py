@@ -10,13 +10,17 @@ from prunelib.methods.repair import Bare
 STEPS, LIMIT = 8, 16.0
 """Newton steps at most, and the largest factor by which logits are scaled up or down."""
 
+MOST = 1024
+"""Tokens that are read at most: there is one number to find."""
+
 
 @dataclass(frozen=True)
 class Temperature(Bare):
     """Divide the logits by the one temperature of least KL to the dense model.
 
     KL is convex in 1/T, with derivative E_q[z] − E_p[z] and second derivative Var_q(z), so that Newton's method finds
-    its minimum over all tokens. The final norm takes 1/T over (and the bias of the unembedding, where there is one).
+    its minimum over the first :data:`MOST` tokens. The final norm takes 1/T over (and the bias of the unembedding,
+    where there is one).
     Guo et al. 2017, "On Calibration of Modern Neural Networks", there against labels.
     """
 
@@ -39,9 +43,9 @@ class Temperature(Bare):
         text = distil.Text.of(lm, input_ids, attention_mask)
         dense, rows, passes = distil.Target.of(lm, text, batch_size), list(text.learned), 0
         kept = text.kept(rows)
-        x = dense.x[rows][kept]
+        x = dense.x[rows][kept][:MOST]
         with made.applied(lm), torch.no_grad():
-            own = lm.ln_final(distil.last_states(lm, text, batch_size))[rows][kept]
+            own = lm.ln_final(distil.last_states(lm, text, batch_size))[rows][kept][:MOST]
             factor, best, least = 1.0, 1.0, float("inf")
             for passes in range(1, STEPS + 1):
                 kl, slope, bend = _derivatives(lm, dense, x, own, factor)

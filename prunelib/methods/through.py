@@ -78,7 +78,7 @@ def trained(
                 total += dense.kl(at(rows), lambda some, own=own: lm.logits(own[some])).sum().item()
         return total / text.count(text.held_out)
 
-    found = distil.train(leaves, learn, measure, text, epochs, rate, progress=progress)
+    found = distil.train([(leaves, rate)], learn, measure, text, epochs, progress=progress)
     with torch.no_grad():
         values = {one.weight.name: value(one).detach().clone() for one in chosen}
     fitted = sum(leaf.numel() for leaf in leaves)
