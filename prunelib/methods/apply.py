@@ -31,6 +31,10 @@ class NewWeights:
         return replaced(lm, self.values)
 
 
+CURVE = ("step", "tokens", "kl_train", "kl_held")
+"""Columns of :attr:`Repaired.curve`."""
+
+
 @dataclass(frozen=True)
 class Repaired(NewWeights):
     """An edit that repairs: new values of some matrices, and of parameters of :func:`~prunelib.methods.weights.others`
@@ -44,7 +48,7 @@ class Repaired(NewWeights):
 
     trained: int = 0
     tokens: int = 0
-    curve: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False, compare=False)
+    curve: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=CURVE), repr=False, compare=False)
     seconds: float = field(default=float("nan"), compare=False)
 
 
@@ -205,6 +209,7 @@ def repaired(
     ``lm`` is the dense model and is left as it is; ``made`` keeps its own method and size. Raises PrunelibError for a
     model that cannot be repaired so.
     """
+    repair.check_model(lm)
     started = time.perf_counter()
     edit = repair.repair(lm, made, input_ids, attention_mask, batch_size, progress)
     edit = replace(edit, seconds=time.perf_counter() - started)

@@ -6,7 +6,7 @@ from typing import ClassVar
 from prunelib.methods.base import Look
 from prunelib.methods.repair import Sized
 
-RATE = 2e-4
+RATE = 1e-4
 
 
 @dataclass(frozen=True)

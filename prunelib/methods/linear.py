@@ -33,16 +33,18 @@ class Linear(Bare):
     source: ClassVar[str] = "shopkhoev2025replaceme,chen2025linearpatch"
     look: ClassVar[Look] = Look("sky", "D", 3)
 
-    def repair(self, lm, made, input_ids, attention_mask=None, batch_size=8, progress=None):
-        """Changes output projections. Raises PrunelibError where a norm follows them, or no cut can be repaired."""
-        from prunelib.methods import distil
-        from prunelib.methods.apply import NewWeights, Repaired
-        from prunelib.methods.cuts import cuts
-
+    def check_model(self, lm) -> None:
         if lm.arch.attn_post or lm.arch.mlp_post:
             raise PrunelibError(
                 f"linear cannot be folded into {lm.name}: a norm stands between its output projections and the stream"
             )
+
+    def repair(self, lm, made, input_ids, attention_mask=None, batch_size=8, progress=None):
+        """Changes output projections. Raises PrunelibError where nothing is kept before any cut."""
+        from prunelib.methods import distil
+        from prunelib.methods.apply import NewWeights, Repaired
+        from prunelib.methods.cuts import cuts
+
         found = cuts(made.sites, lm.n_layers, lm.arch.is_parallel)
         if not found:
             raise PrunelibError(f"linear repairs nothing in {made.spec}: no sublayer is kept before what is dropped")

@@ -6,7 +6,7 @@ from typing import ClassVar
 from prunelib.methods.base import Look
 from prunelib.methods.repair import Bare
 
-RATE, EPOCHS, HALVINGS = 0.002, 2, 6
+RATE, EPOCHS, HALVINGS = 0.002, 1, 6
 """Learning rate as a share of the weight's RMS, passes over the text, and shorter steps that are tried at the end."""
 
 

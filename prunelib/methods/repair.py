@@ -46,13 +46,16 @@ class Repair(Method):
         if self.needs_drops and not any(part.kind == "drop" for part in others):
             raise PrunelibError(f"{self.spec} makes up for dropped sublayers, and {others[0].spec} drops none")
 
+    def check_model(self, lm) -> None:
+        """Raises PrunelibError where it cannot be folded into weights of this model."""
+
     def repair(
         self, lm, made: "Compressed", input_ids, attention_mask=None, batch_size: int = 8, progress=None
     ) -> "Repaired":
         """What it changes in ``made`` of the dense model ``lm``, which is left as it is.
 
         ``input_ids`` [n, S] are tokens to learn from, ``attention_mask`` [n, S] is 0 at padding, ``batch_size`` rows
-        are read together, ``progress`` is called with (done, total). Raises PrunelibError where it cannot be folded in.
+        are read together, ``progress`` is called with (done, total).
         """
         raise NotImplementedError
 

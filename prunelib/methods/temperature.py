@@ -31,15 +31,17 @@ class Temperature(Bare):
     source: ClassVar[str] = "guo2017calibration"
     look: ClassVar[Look] = Look("sky", "o", 0)
 
+    def check_model(self, lm) -> None:
+        if lm.arch.softcap and getattr(lm.config, lm.arch.softcap, None) is not None:
+            raise PrunelibError(f"temperature cannot be folded into {lm.name}: a softcap stands behind its logits")
+
     def repair(self, lm, made, input_ids, attention_mask=None, batch_size=8, progress=None):
-        """Changes the final norm. Raises PrunelibError where a softcap stands behind the logits."""
+        """Changes the final norm, and the bias of the unembedding where there is one."""
         import torch
 
         from prunelib.methods import distil
         from prunelib.methods.apply import Repaired
 
-        if lm.arch.softcap and getattr(lm.config, lm.arch.softcap, None) is not None:
-            raise PrunelibError(f"temperature cannot be folded into {lm.name}: a softcap stands behind its logits")
         text = distil.Text.of(lm, input_ids, attention_mask)
         dense, rows, passes = distil.Target.of(lm, text, batch_size), list(text.learned), 0
         kept = text.kept(rows)

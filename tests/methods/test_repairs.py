@@ -174,7 +174,7 @@ def test_trained_repairs_learn_and_never_end_above_on_held_out_rows(lm, name, to
     assert mean_kl(lm, plain, held) == pytest.approx(curve["kl_held"].iloc[0], rel=1e-3)
     assert mean_kl(lm, made, held) == pytest.approx(curve["kl_held"].min(), rel=1e-3)
     assert curve["kl_held"].min() < curve["kl_held"].iloc[0]
-    assert curve["tokens"].iloc[-1] == made.repairs[0].tokens == 2 * 8 * 12
+    assert curve["tokens"].iloc[-1] == made.repairs[0].tokens == 2 * 8 * 12  # two passes over eight rows
 
 
 def test_a_model_needs_no_temperature_beside_itself(lm, tokens):
