@@ -20,11 +20,13 @@ specifications:
   P = 0.5 removes half of the weights, 2:4 keeps 2 of every 4 in a row. B = 2 to 8 bits, one scale for G weights in
   a row (no gG: for the row); sym: symmetric grid; act: activation order. N sublayers; joint: attention and MLP in
   one ranking; angular: consecutive blocks; drop:attn:8:iter measures again after
-  each. + joins methods: wanda:0.5+drop:mlp:4 removes weights, then sublayers.
+  each. + joins methods: wanda:0.5+drop:mlp:4 removes weights, then sublayers; drop:mlp:4+lora:8 repairs what it
+  dropped, from the calibration tokens. R is a rank.
 
 examples:
   prunelib compress --spec wanda:2:4 --out smollm2-wanda
   prunelib compress --spec drop:attn:8 --out smollm2-drop8a --calibration my-texts.txt
+  prunelib compress --spec drop:mlp:4+linear --out smollm2-repaired --sequences 64
   prunelib compress --model Qwen/Qwen2.5-0.5B --spec gptq:4:g64 --out qwen-gptq4 --sequences 128 --length 256
 
 DIR loads with AutoModelForCausalLM.from_pretrained, prunelib.load or `prunelib run --model DIR`. Its weights are

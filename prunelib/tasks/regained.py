@@ -78,7 +78,7 @@ def best(answers: pd.DataFrame, repairs: Mapping[str, Sequence[str]], readout: s
 
 
 def minus(answers: pd.DataFrame, first: str, second: str, readout: str = WRITTEN) -> stats.Interval:
-    """Share of the dense score kept by one model minus that by another, paired by passage; NaN where it is undefined."""
+    """Share of the dense score kept by one model minus that by another, paired by passage; NaN where undefined."""
     wide = _wide(answers, readout)
     dense, guess = wide["dense"].to_numpy(), np.zeros(len(wide))
     if readout != WRITTEN:

@@ -203,34 +203,46 @@ def repaired_model(run: Run, method, seed: int, tokens: Given | None = None):
     from prunelib.methods import apply
 
     base = compressed_model(run, JOIN.join(part.spec for part in method.parts[:-1]), seed)
-    text = "" if tokens is None else f".{tokens.name}"
-    file = _file(run, method.spec + text, seed)
-    key = run.key(__name__, spec=method.spec, calibration=run.settings.calibration_key, calibration_seed=seed)
-    key |= {"training": run.settings.training_key} if tokens is None else {"text": tokens.key}
-    arrays = read_arrays(file, key) if is_sealed(file) else None
+    file, arrays = _repair_file(run, method.spec, seed, tokens)
     if arrays is not None:
-        values = {
-            name: torch.frombuffer(bytearray(data), dtype=getattr(torch, dtype)).view(*shape)
-            for name, shape, dtype, data in arrays
-        }
-        curve = pd.DataFrame(values.pop(_CURVE).numpy(), columns=apply.CURVE)
+        values = {name: torch.frombuffer(bytearray(data), dtype=getattr(torch, dtype)).view(*shape)
+                  for name, shape, dtype, data in arrays}  # fmt: skip
+        curve = pd.DataFrame(values.pop(_CURVE).numpy(), columns=apply.CURVE).astype({"step": int, "tokens": int})
         trained, read, seconds = values.pop(_ABOUT).tolist()
-        edit = apply.Repaired(values, int(trained), int(read), _whole(curve), seconds)
-        return apply.compressed(run.lm, method, *base.edits, edit)
+        return apply.compressed(
+            run.lm, method, *base.edits, apply.Repaired(values, int(trained), int(read), curve, seconds)
+        )
     ids = training(run, seed) if tokens is None else tokens.ids(run)
     show = lambda done, total: report_progress(method.label, done, total)  # noqa: E731
     edit = apply.repaired(run.lm, base, method.parts[-1], ids, progress=show).edits[-1]
     about = torch.tensor([edit.trained, edit.tokens, edit.seconds], dtype=torch.float64)
     curve = torch.tensor(edit.curve.reindex(columns=apply.CURVE).to_numpy(dtype=np.float64))
-    with ArrayFile(file, key) as kept:
-        for name, value in {**edit.values, _CURVE: curve, _ABOUT: about}.items():
+    with ArrayFile(file, _repair_key(run, method.spec, seed, tokens)) as kept:
+        for name, value in {_ABOUT: about, _CURVE: curve, **edit.values}.items():
             _add(kept, name, value)
     seal(file)
     return apply.compressed(run.lm, method, *base.edits, edit)
 
 
-def _whole(curve: pd.DataFrame) -> pd.DataFrame:
-    return curve.astype({"step": int, "tokens": int})
+def repair_seconds(run: Run, spec: str) -> float:
+    """How long the last repair of a model took on the machine that made it, NaN where it is not kept.
+
+    It is in no table, since it is never the same twice.
+    """
+    _, arrays = _repair_file(run, spec, run.seed, None)
+    return float("nan") if arrays is None else float(np.frombuffer(next(arrays)[3])[2])
+
+
+def _repair_key(run: Run, spec: str, seed: int, tokens: Given | None) -> dict:
+    key = {"spec": spec, "calibration": run.settings.calibration_key, "calibration_seed": seed}
+    own = {"training": run.settings.training_key} if tokens is None else {"text": tokens.key}
+    return run.key(__name__, **key, **own)
+
+
+def _repair_file(run: Run, spec: str, seed: int, tokens: Given | None):
+    """The file of a repair, and the arrays in it, None where it is missing or of another key."""
+    file = _file(run, spec + ("" if tokens is None else f".{tokens.name}"), seed)
+    return file, read_arrays(file, _repair_key(run, spec, seed, tokens)) if is_sealed(file) else None
 
 
 def _add(file: ArrayFile, name: str, value) -> None:

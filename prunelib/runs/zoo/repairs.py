@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import pandas as pd
 
 from prunelib.errors import PrunelibError
+from prunelib.files import key_hash
 from prunelib.methods import parse
-from prunelib.methods.apply import CURVE
 from prunelib.methods.base import JOIN
 from prunelib.runs.run import Run
-from prunelib.runs.zoo.models import Given, compressed_model, held_samples
+from prunelib.runs.zoo.models import Given, calibration, compressed_model, held_samples
 from prunelib.runs.zoo.one_step import passages
 from prunelib.runs.zoo.scores import each_model
 
@@ -45,7 +45,8 @@ def _fitting(run: Run, rungs: Sequence[str]) -> list[str]:
     def compute() -> pd.DataFrame:
         return pd.DataFrame({"rung": list(rungs), "fits": [_fits(run.lm, rung) for rung in rungs]})
 
-    table = run.table("repairs_that_fit", {"rungs": list(rungs)}, compute)
+    name = f"repairs_that_fit_{key_hash({'rungs': list(rungs)})[:8]}"
+    table = run.table(name, {"rungs": list(rungs)}, compute)
     return table.loc[table["fits"], "rung"].tolist()
 
 
@@ -57,6 +58,12 @@ def _fits(lm, rung: str) -> bool:
     except PrunelibError:
         return False
     return True
+
+
+def fits(run: Run, spec: str) -> bool:
+    """Whether the run's model can take all repairs of a specification."""
+    rungs = [part.spec for part in getattr(parse(spec), "parts", ()) if part.kind == "recover"]
+    return all(_fitting(run, [rung]) for rung in rungs)
 
 
 def kl_to_dense(run: Run, specs: Sequence[str]) -> pd.DataFrame:
@@ -108,9 +115,11 @@ def _ones(ids):
 def histories(run: Run, specs: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What the repairs of each of ``specs`` took, and how the training of the last one went.
 
-    The first has ``spec, label, trained`` (numbers that were fitted), ``tokens`` (read, each time they were), summed over
-    its repairs; the second ``spec, label`` and the columns of ``Repaired.curve``.
+    The first has ``spec, label, trained`` (numbers that were fitted), ``tokens`` (read, each time they were), summed
+    over its repairs; the second ``spec, label`` and the columns of ``Repaired.curve``.
     """
+
+    from prunelib.methods.apply import CURVE
 
     def ask(spec: str) -> pd.DataFrame:
         made = compressed_model(run, spec)
@@ -129,11 +138,6 @@ def histories(run: Run, specs: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFram
     return about[["spec", "label", "trained", "tokens"]], curves[["spec", "label", *CURVE]]
 
 
-def seconds(run: Run, spec: str) -> float:
-    """How long the repairs of a model took on the machine that made them: in no table, since it is never the same."""
-    return sum(one.seconds for one in compressed_model(run, spec).repairs)
-
-
 # ---------------------------------------------------------------- calibration text, own and given
 
 
@@ -142,9 +146,7 @@ def equal_texts(run: Run) -> list[Given]:
 
     Rows of ``calibration_tokens``, at most ``calibration`` of them and at most what the passages give.
     """
-    settings = run.settings
-    length, chosen = settings.calibration_tokens, passages()
-    rows = min(settings.calibration, _rows(run, length))
+    length, chosen, rows = run.settings.calibration_tokens, passages(), equal_rows(run)
 
     def given(run: Run):
         import torch
@@ -153,8 +155,6 @@ def equal_texts(run: Run) -> list[Given]:
         return torch.tensor(ids[: rows * length]).view(rows, length)
 
     def own(run: Run):
-        from prunelib.runs.zoo.models import calibration
-
         return calibration(run)[:rows]
 
     return [
@@ -167,11 +167,16 @@ def _passage_tokens(run: Run) -> list[int]:
     return [i for _, text in passages() for i in run.lm.encode_one(text, chat=False)]
 
 
-def _rows(run: Run, length: int) -> int:
-    """Rows of ``length`` tokens that the passages give, kept as a table so that no model is loaded to plan."""
+def equal_rows(run: Run) -> int:
+    """Rows of the two texts of :func:`equal_texts`. The passages' tokens are a table: no model is loaded to plan."""
 
     def compute() -> pd.DataFrame:
         return pd.DataFrame({"tokens": [len(_passage_tokens(run))]})
 
-    key = {"passages": [list(one) for one in passages()]}
-    return int(run.table("given_tokens", key, compute)["tokens"].iloc[0]) // length
+    found = run.table("given_tokens", {"passages": [list(one) for one in passages()]}, compute)
+    return min(run.settings.calibration, int(found["tokens"].iloc[0]) // run.settings.calibration_tokens)
+
+
+def is_whole(run: Run) -> bool:
+    """Whether the own samples of :func:`equal_texts` are all of the run's calibration text."""
+    return equal_rows(run) == run.settings.calibration
