@@ -207,7 +207,8 @@ def repaired_model(run: Run, method, seed: int, tokens: Given | None = None):
     if arrays is not None:
         values = {name: torch.frombuffer(bytearray(data), dtype=getattr(torch, dtype)).view(*shape)
                   for name, shape, dtype, data in arrays}  # fmt: skip
-        curve = pd.DataFrame(values.pop(_CURVE).numpy(), columns=apply.CURVE).astype({"step": int, "tokens": int})
+        curve = values.pop(_CURVE).numpy() if _CURVE in values else np.empty((0, len(apply.CURVE)))
+        curve = pd.DataFrame(curve, columns=apply.CURVE).astype({"step": int, "tokens": int})
         trained, read, seconds = values.pop(_ABOUT).tolist()
         return apply.compressed(
             run.lm, method, *base.edits, apply.Repaired(values, int(trained), int(read), curve, seconds)
@@ -219,7 +220,8 @@ def repaired_model(run: Run, method, seed: int, tokens: Given | None = None):
     curve = torch.tensor(edit.curve.reindex(columns=apply.CURVE).to_numpy(dtype=np.float64))
     with ArrayFile(file, _repair_key(run, method.spec, seed, tokens)) as kept:
         for name, value in {_ABOUT: about, _CURVE: curve, **edit.values}.items():
-            _add(kept, name, value)
+            if value.numel():
+                _add(kept, name, value)
     seal(file)
     return apply.compressed(run.lm, method, *base.edits, edit)
 
@@ -249,5 +251,5 @@ def _add(file: ArrayFile, name: str, value) -> None:
     import torch
 
     plain = value.detach().cpu().contiguous()
-    data = plain.view(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b""
+    data = plain.view(-1).view(torch.uint8).numpy().tobytes()
     file.add(name, plain.shape, str(plain.dtype).removeprefix("torch."), data)
