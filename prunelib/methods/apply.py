@@ -1,8 +1,9 @@
 """From methods to compressed models, and from a compressed model to a running one."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 from torch import Tensor
@@ -28,6 +29,27 @@ class NewWeights:
     def applied(self, lm):
         """Context in which ``lm`` has them."""
         return replaced(lm, self.values)
+
+
+CURVE = ("step", "tokens", "kl_train", "kl_held")
+"""Columns of :attr:`Repaired.curve`."""
+
+
+@dataclass(frozen=True)
+class Repaired(NewWeights):
+    """An edit that repairs: new values of some matrices, and of parameters of :func:`~prunelib.methods.weights.others`
+    by their names in the model.
+
+    ``trained`` counts the numbers that were fitted, ``tokens`` those that were read, each time they were (held-out ones
+    not counted). ``curve`` has a row a measurement on held-out rows: ``step, tokens`` (read so far), ``kl_train`` (mean
+    loss since the row before, NaN in the first), ``kl_held`` (nats a token); it is empty where nothing was trained step
+    by step. ``seconds`` is the time it took.
+    """
+
+    trained: int = 0
+    tokens: int = 0
+    curve: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=CURVE), repr=False, compare=False)
+    seconds: float = field(default=float("nan"), compare=False)
 
 
 @dataclass(frozen=True)
@@ -62,9 +84,14 @@ class Compressed:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """All new matrices [d_out, d_in] by name."""
+        """All new matrices [d_out, d_in] by name, and what else repairs changed."""
         edits = (edit for edit in self.edits if isinstance(edit, NewWeights))
         return {name: value for edit in edits for name, value in edit.values.items()}
+
+    @property
+    def repairs(self) -> tuple[Repaired, ...]:
+        """What repairs did, in their order."""
+        return tuple(edit for edit in self.edits if isinstance(edit, Repaired))
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -159,13 +186,36 @@ def compress(
 
 def _joined(lm, method: Joined, calibration, progress) -> Compressed:
     """Each part on the model that those before it left."""
-    edits: list[NewWeights | Dropped] = []
-    with ExitStack() as stack:
-        for part in method.parts:
-            made = compress(lm, [part.spec], *calibration, progress)[part.spec]
-            stack.enter_context(made.applied(lm))
-            edits += made.edits
-    return compressed(lm, method, *edits)
+    made = Compressed(method, (), 16.0)
+    for part in method.parts:
+        if part.kind == "recover":
+            made = repaired(lm, made, part, *calibration, progress)
+            continue
+        with made.applied(lm):
+            own = compress(lm, [part.spec], *calibration, progress)[part.spec]
+        made = Compressed(method, made.edits + own.edits, 16.0)
+    return compressed(lm, method, *made.edits)
+
+
+def repaired(
+    lm,
+    made: Compressed,
+    repair: Method,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    batch_size: int = 8,
+    progress: Callable[[int, int], None] | None = None,
+) -> Compressed:
+    """``made`` with one more edit, by a method of kind ``recover`` that reads tokens [n, S].
+
+    ``lm`` is the dense model and is left as it is; ``made`` keeps its own method and size. Raises PrunelibError for a
+    model that cannot be repaired so.
+    """
+    repair.check_model(lm)
+    started = time.perf_counter()
+    edit = repair.repair(lm, made, input_ids, attention_mask, batch_size, progress)
+    edit = replace(edit, seconds=time.perf_counter() - started)
+    return Compressed(made.method, (*made.edits, edit), made.bits_per_weight)
 
 
 def compressed(lm, method: Method, *edits: NewWeights | Dropped) -> Compressed:
@@ -176,7 +226,7 @@ def compressed(lm, method: Method, *edits: NewWeights | Dropped) -> Compressed:
     made = Compressed(method, edits, 16.0)
     with ExitStack() as stack:
         for edit in edits:
-            if isinstance(edit, NewWeights):
+            if type(edit) is NewWeights:  # a repair may leave weights as they are
                 missed = sorted({w.name for w in all_weights(lm)} - edit.values.keys())
                 if missed:
                     raise PrunelibError(f"{method.label} left {len(missed)} weights untouched, such as {missed[0]}")

@@ -25,6 +25,7 @@ KINDS = {
     "sparsify": "weights removed",
     "quantize": "weights quantized",
     "drop": "sublayers dropped",
+    "recover": "repaired",
     "joined": "several methods",
 }
 """Kinds of methods, as figures call them."""
@@ -50,7 +51,8 @@ class Method:
     """A way to compress a model; its fields are its setting.
 
     A subclass with a ``name`` is registered under it. Those that change weights define
-    :meth:`compress`, those that remove sublayers define :meth:`plan`.
+    :meth:`compress`, those that remove sublayers define :meth:`plan`; what repairs a model that others left is a
+    :class:`~prunelib.methods.repair.Repair`.
     """
 
     name: ClassVar[str]
@@ -61,6 +63,8 @@ class Method:
     usage: ClassVar[str]
     """How it is written, for ``--help`` and messages."""
     example: ClassVar[str]
+    bare: ClassVar[bool] = False
+    """Whether it is written without a setting."""
     source: ClassVar[str] = ""
     """What it is from: keys of the book's bibliography, separated by commas."""
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -93,12 +97,12 @@ class Method:
     @property
     def spec(self) -> str:
         """The canonical specification: ``parse(m.spec) == m``."""
-        return f"{self.name}:{self.setting}"
+        return f"{self.name}:{self.setting}" if self.setting else self.name
 
     @property
     def label(self) -> str:
         """Its name in tables and figures."""
-        return f"{self.title} {self.setting}"
+        return f"{self.title} {self.setting}".rstrip()
 
     @property
     def full_title(self) -> str:
@@ -112,6 +116,9 @@ class Method:
 
     def check(self, layers: int) -> None:
         """Raises PrunelibError for a setting that no model of ``layers`` layers can have."""
+
+    def check_after(self, parts: "Sequence[Method]") -> None:
+        """Raises PrunelibError where it cannot follow ``parts`` (:class:`Joined`)."""
 
     def bits_per_weight(self, shape: tuple[int, int]) -> float:
         """Bits that a checkpoint stores for each weight of a matrix (d_out, d_in); 16 for a dense one."""
@@ -134,7 +141,10 @@ class Method:
 
 
 _REGISTRY: dict[str, type[Method]] = {}
-_NO_METHODS = ("apply", "base", "criterion", "grid", "hessian", "inputs", "pattern", "save", "walk", "weights")
+_NO_METHODS = (
+    *("apply", "base", "criterion", "cuts", "distil", "grid", "hessian", "inputs", "pattern", "repair", "save"),
+    *("through", "walk", "weights"),
+)
 """Modules beside the methods that hold none; a new method needs no entry anywhere."""
 
 
@@ -171,6 +181,7 @@ class Dense(Method):
     spec: ClassVar[str] = "dense"
     label: ClassVar[str] = "dense"
     setting: ClassVar[str] = ""
+    bare: ClassVar[bool] = True
 
     @classmethod
     def parse(cls, setting: str) -> Self:
@@ -196,6 +207,8 @@ class Joined(Method):
             raise PrunelibError(f"{' and '.join(changing)} change the same weights: join one of them with drops")
         if any(part.kind == "dense" for part in self.parts):
             raise PrunelibError("dense changes nothing: leave it out")
+        for place, part in enumerate(self.parts):
+            part.check_after(self.parts[:place])
 
     @property
     def name(self) -> str:
@@ -248,6 +261,8 @@ def parse(spec: str) -> Method:
         )
         texts = [*texts[:-1], f"{texts[-1]}{JOIN}{text}"] if more else [*texts, text]
     found = tuple(map(_parse_one, texts))
+    if len(found) == 1:
+        found[0].check_after(())
     return found[0] if len(found) == 1 else Joined(found)
 
 
@@ -257,7 +272,7 @@ def _parse_one(spec: str) -> Method:
     if name not in known:
         raise PrunelibError(f"unknown method '{name}'{nearest(name, known)}; use one of {', '.join(known)}")
     method = known[name]
-    if not setting and method is not Dense:
+    if not setting and not method.bare:
         raise PrunelibError(f"{name} needs a setting, such as {method.example}")
     return method.parse(setting)
 

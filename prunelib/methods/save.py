@@ -1,7 +1,7 @@
 """Checkpoints of compressed models that plain ``transformers`` loads.
 
 A saved folder holds config, safetensors, tokenizer and ``prunelib.json``: what
-was done to which model, on which tokens. The weights are ordinary floats.
+was done to which model, on which tokens. The weights are ordinary floats, those that a repair changed among them.
 Where sublayers are dropped, their output projections are zero, so that any
 loader gives the logits of the dropped model; ``config.json`` lists them under
 ``prunelib_drop``, and :func:`prunelib.load` then does not compute them at all.
@@ -27,9 +27,10 @@ from prunelib.models.lm import fingerprint
 from prunelib.models.sublayers import Site
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from prunelib.engine.text import Tokens
     from prunelib.methods.apply import Compressed
-    from prunelib.methods.weights import Weight
 
 SCHEMA = 1
 CALIBRATION = "prunelib-calibration.json"
@@ -82,11 +83,12 @@ def save(
         "settings": asdict(made.method) if made.weights else {},
         "source": lm.describe(),
         "bits_per_weight": made.bits_per_weight,
-        "zero_mask_sha256": _mask_hash(lm, made) if made.weights else None,
+        "zero_mask_sha256": _mask_hash(lm, made),
         "drop": [str(site) for site in sites],
         "drop_scores": made.scores,
         "calibration": _about_tokens(calibration, seed) if calibration else None,
         "weights": rows,
+        "repairs": [{"trained": one.trained, "tokens": one.tokens} for one in made.repairs],
     } | (about or {})
     with one_line(f"cannot write {folder}"), quiet(), _compressed(lm, made, sites):
         manifest["fingerprints"] = {
@@ -108,7 +110,7 @@ def save(
 @contextmanager
 def _compressed(lm, made: "Compressed", sites: tuple[Site, ...]) -> Iterator[None]:
     """``lm.model`` with the weights and the configuration that are to be saved."""
-    from prunelib.methods.weights import replaced
+    from prunelib.methods.weights import head_name, is_tied, replaced
 
     with hooks.dropped(lm, sites):  # refuses sites that the model does not have
         pass
@@ -117,6 +119,8 @@ def _compressed(lm, made: "Compressed", sites: tuple[Site, ...]) -> Iterator[Non
     lm.model.config = copy.deepcopy(config)
     if sites:
         lm.model.config.prunelib_drop = [str(site) for site in sites]
+    if head_name(lm) in made.weights and is_tied(lm):
+        lm.model.config.tie_word_embeddings = False  # the repaired head has a matrix of its own
     silent = [parameter for site in sites for parameter in projection(lm, site)]
     try:
         with replaced(lm, made.weights), hooks.replaced((p, p.new_zeros(p.shape)) for p in silent):
@@ -125,36 +129,39 @@ def _compressed(lm, made: "Compressed", sites: tuple[Site, ...]) -> Iterator[Non
         lm.model.config = config
 
 
-def _changed(lm, made: "Compressed") -> list["Weight"]:
-    """The matrices with new values, in the order of the model."""
-    from prunelib.methods.weights import all_weights
+def _changed(lm, made: "Compressed") -> list[tuple[str, "Tensor"]]:
+    """Names and dense values of what has new ones, in the order of the model: matrices of the blocks, then the rest."""
+    from prunelib.methods.weights import all_weights, now, others
 
     new = made.weights
-    return [weight for weight in all_weights(lm) if weight.name in new]
+    return list(now(lm, [n for n in (*(w.name for w in all_weights(lm)), *others(lm)) if n in new]).items())
 
 
 def _rows(lm, made: "Compressed") -> list[dict]:
-    """What happened to each matrix: ``relative_change`` = ‖W′ − W‖_F / ‖W‖_F."""
+    """What happened to each matrix, and to what else a repair changed: ``relative_change`` = ‖W′ − W‖_F / ‖W‖_F."""
     rows, values = [], made.weights
-    for weight in _changed(lm, made):
+    for name, before in _changed(lm, made):
         # In float64, on the CPU: not every device has it.
-        new, dense = values[weight.name].cpu(), weight.get().cpu().double()
+        new, dense = values[name].cpu(), before.cpu().double()
         change = (new.double() - dense).norm() / dense.norm().clamp(min=1e-300)
-        row = {"name": weight.name, "shape": list(weight.shape), "zeros": int((new == 0).sum())}
+        row = {"name": name, "shape": list(dense.shape), "zeros": int((new == 0).sum())}
         rows.append(row | {"relative_change": change.item()})
     return rows
 
 
-def _mask_hash(lm, made: "Compressed") -> str:
-    """SHA-256 over the places of the zeros: for each matrix [d_out, d_in] in the order of the
-    model, its name, a newline, and one bit a weight, row by row, the first in the highest bit."""
+def _mask_hash(lm, made: "Compressed") -> str | None:
+    """SHA-256 over the places of the zeros: for each changed matrix [d_out, d_in] of the blocks in the order of the
+    model, its name, a newline, and one bit a weight, row by row, the first in the highest bit. None without any."""
     import numpy as np
 
-    digest, values = hashlib.sha256(), made.weights
-    for weight in _changed(lm, made):
-        zeros = (values[weight.name] == 0).cpu().contiguous().numpy()
-        digest.update(f"{weight.name}\n".encode() + np.packbits(zeros).tobytes())
-    return digest.hexdigest()
+    from prunelib.methods.weights import others
+
+    digest, values, rest = hashlib.sha256(), made.weights, others(lm)
+    names = [name for name, _ in _changed(lm, made) if name not in rest]
+    for name in names:
+        zeros = (values[name] == 0).cpu().contiguous().numpy()
+        digest.update(f"{name}\n".encode() + np.packbits(zeros).tobytes())
+    return digest.hexdigest() if names else None
 
 
 def _about_tokens(tokens: "Tokens", seed: int | None) -> dict:

@@ -1,11 +1,12 @@
 """The matrices that a compression method may change: every linear map inside the blocks.
 
 Embeddings, unembedding and norms are never compressed: with tied embeddings,
-changing the head would change the input of the model too.
+changing the head would change the input of the model too. A repair may change
+the final norm, the unembedding (which then becomes the head's own) and biases.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -88,20 +89,60 @@ def all_weights(lm) -> list[Weight]:
     return [weight for layer in range(lm.n_layers) for weight in weights(lm, layer)]
 
 
+def others(lm) -> "dict[str, Tensor]":
+    """What a repair may change besides the matrices, by its name in the model: the parameters of the final norm and of
+    the unembedding, and the biases of the blocks' output projections."""
+    arch = lm.arch
+    projections = [f"{arch.layers}.{i}.{path}" for i in range(lm.n_layers) for path in (arch.attn_proj, arch.mlp_proj)]
+    found = {}
+    for place in (arch.ln_final, arch.unembed, *projections):
+        for name, parameter in lm.model.get_submodule(place).named_parameters(recurse=False):
+            if place not in projections or name == "bias":
+                found[f"{place}.{name}"] = parameter
+    return found
+
+
+def head_name(lm) -> str:
+    """Name of the unembedding matrix in the model."""
+    return f"{lm.arch.unembed}.weight"
+
+
+def is_tied(lm) -> bool:
+    """Whether the unembedding is the embedding."""
+    return lm.W is lm.model.get_input_embeddings().weight
+
+
+def now(lm, names: Iterable[str]) -> "dict[str, Tensor]":
+    """The values that parameters have now, by name: matrices [d_out, d_in], others as they are stored."""
+    known = {weight.name: weight.get() for weight in all_weights(lm)}
+    known |= {name: parameter.detach() for name, parameter in others(lm).items()}
+    return {name: known[name] for name in names}
+
+
 @contextmanager
 def replaced(lm, new: Mapping[str, "Tensor"]) -> Iterator[None]:
     """Run ``lm`` with other weights: ``new`` maps :attr:`Weight.name` to a tensor [d_out, d_in].
 
-    The dense weights are back on exit, bit by bit. Raises PrunelibError for a
-    name or a shape that the model does not have.
+    Names of :func:`others` are known too, with tensors in the shape of the parameter. The dense weights are back on
+    exit, bit by bit. Raises PrunelibError for a name or a shape that the model does not have.
     """
-    known = {w.name: w for layer in sorted({_layer(name, lm) for name in new}) for w in weights(lm, layer)}
+    rest = others(lm)
+    layers = sorted({_layer(name, lm) for name in new if name not in rest})
+    known = {w.name: w for layer in layers for w in weights(lm, layer)}
+    pairs, head = [], None
     for name, value in new.items():
-        if name not in known:
+        if name not in known and name not in rest:
             raise PrunelibError(f"{lm.name} has no weight '{name}'{nearest(name, known)}")
-        if tuple(value.shape) != known[name].shape:
-            raise PrunelibError(f"{name} is {list(known[name].shape)}, the new weight is {list(value.shape)}")
-    with hooks.replaced((known[name].module.weight, known[name].stored(value)) for name, value in new.items()):
+        shape = known[name].shape if name in known else tuple(rest[name].shape)
+        if tuple(value.shape) != shape:
+            raise PrunelibError(f"{name} is {list(shape)}, the new weight is {list(value.shape)}")
+        if name == head_name(lm):
+            head = value
+        elif name in known:
+            pairs.append((known[name].module.weight, known[name].stored(value)))
+        else:
+            pairs.append((rest[name], value.to(rest[name]).contiguous()))
+    with hooks.replaced(pairs), hooks.own_head(lm, head) if head is not None else nullcontext():
         yield
 
 

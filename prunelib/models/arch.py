@@ -55,6 +55,8 @@ class ArchSpec:
     """Keyword by which the attention receives the key–value cache."""
     residual_multiplier: str | None = None
     """Config attribute: factor on both sublayer outputs (Granite)."""
+    norm_offset: float = 0.0
+    """The final norm multiplies by this plus its weight (Gemma: 1)."""
     logit_scale: str | None = None
     """Config attribute: the logits are multiplied by it (Cohere)."""
     logit_divisor: str | None = None
@@ -125,6 +127,7 @@ _GEMMA2 = ArchSpec(
     attn_post="post_attention_layernorm",
     mlp_post="post_feedforward_layernorm",
     softcap="final_logit_softcapping",
+    norm_offset=1.0,
 )
 
 _OLMO2 = ArchSpec(
@@ -155,7 +158,8 @@ _PHI = ArchSpec(
 _STABLELM = ArchSpec("stablelm", attn_norm=None, mlp_norm=None, parallel="use_parallel_residual")
 
 _ROWS = (
-    *(ArchSpec(f) for f in ("llama", "mistral", "qwen2", "qwen3", "gemma", "smollm3")),
+    *(ArchSpec(f) for f in ("llama", "mistral", "qwen2", "qwen3", "smollm3")),
+    ArchSpec("gemma", norm_offset=1.0),
     ArchSpec("phi3", mlp_up=None, attn_v=None),
     _GEMMA2,
     replace(_GEMMA2, family="gemma3_text", requires=(("use_bidirectional_attention", False),)),

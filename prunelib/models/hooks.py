@@ -5,7 +5,7 @@ Contexts on one resident model, all nestable and in any order:
 * :func:`captured` (and :func:`visited`) read the residual stream and never
   change it;
 * :func:`dropped` removes attention, MLP or whole blocks without computing them;
-* :func:`replaced` runs with other weights, :func:`watched` reads what weights read;
+* :func:`replaced` and :func:`own_head` run with other weights, :func:`watched` reads what weights read;
 * :func:`stop_after` ends the forward pass early.
 
 On exit, by an exception too, the model is as it was: no hook, no changed
@@ -255,6 +255,18 @@ def replaced(parameters: Iterable[tuple[nn.Parameter, Tensor]]) -> Iterator[None
             stack.callback(setattr, parameter, "data", parameter.data)
             parameter.data = value
         yield
+
+
+@contextmanager
+def own_head(lm, value: Tensor) -> Iterator[None]:
+    """Run with another unembedding [V, d], one of its own: a tied embedding keeps its values."""
+    head = lm.model.get_submodule(lm.arch.unembed)
+    before, value = head.weight, value.to(head.weight).contiguous()
+    head.weight = nn.Parameter(value, requires_grad=False)
+    try:
+        yield
+    finally:
+        head.weight = before
 
 
 def block_calls(lm, **inputs) -> tuple[Tensor, list[tuple[tuple, dict]]]:

@@ -23,6 +23,8 @@ class Profile:
     layer_positions: int = _about("decoding positions a prompt in the trace of all layers")
     calibration: int = _about("calibration sequences")
     calibration_tokens: int = _about("tokens of each calibration sequence")
+    training: int = _about("sequences sampled from the dense model that repairs learn from")
+    training_tokens: int = _about("tokens of each of these, and of the held-out ones that KL is measured on")
     synthetic: int = _about("effort of the synthetic theorem checks, 1 the smallest")
     seeds: int = _about("calibration seeds, the run's own and those after it")
     texts: int = _about("held-out texts whose perplexity is measured")
@@ -55,6 +57,9 @@ class Profile:
         "30 layers"
     )
     criteria: tuple[str, ...] = _about("criteria at the output that choose sublayers, beside the cosine")
+    repaired: tuple[str, ...] = _about("specifications of the recovery chapter, drops of a model of 30 layers")
+    rungs: tuple[str, ...] = _about("repairs that are tried on each of them")
+    compared: tuple[str, ...] = _about("specifications calibrated on given text as well, drops of a model of 30 layers")
     lettered: tuple[str, ...] = _about("kinds of models whose options are also asked by letter")
     drops: Mapping[str, tuple[int, ...]] = _about(
         "sublayers dropped, of a model of 30 layers; others get the same share"
@@ -71,10 +76,16 @@ class Profile:
         """What the calibration tokens depend on besides model and seed."""
         return ["self", self.calibration, self.calibration_tokens]
 
+    @property
+    def training_key(self) -> list:
+        """What the tokens that repairs learn from depend on besides model and seed."""
+        return ["self", self.training, self.training_tokens]
+
 
 PROFILES = {
     "smoke": Profile(
         prompts=4, new_tokens=8, layer_positions=2, calibration=2, calibration_tokens=64, synthetic=1, seeds=2,
+        training=6, training_tokens=32,
         option_passages=2, texts=6, step_positions=3, site_tokens=8, passages=4,
         long_prompts=3, long_tokens=24, case_texts=1, documents=8, benchmark_items=2, skill_items=6,
         removal_sequences=2, removal_tokens=8, random_draws=2, selection_seeds=1,
@@ -86,6 +97,9 @@ PROFILES = {
         panels=("drop:attn:8", "wanda:0.5", "rtn:4:g64"),
         graded=("drop:attn:2", "drop:mlp:8", "magnitude:0.3", "rtn:4:g64"),
         criteria=("kl",),
+        repaired=("drop:mlp:2",),
+        rungs=("temperature", "norm", "linear", "head:4", "lora:4", "full:1"),
+        compared=("wanda:0.5", "drop:mlp:2+linear"),
         lettered=("dense", "drop", "sparsify"),
         drops={"attn": (8,), "mlp": (4,), "block": (4,)},
         selected={"mlp": (4,), "joint": (2,)},
@@ -93,6 +107,7 @@ PROFILES = {
     ),
     "quick": Profile(
         prompts=32, new_tokens=32, layer_positions=8, calibration=16, calibration_tokens=64, synthetic=4, seeds=2,
+        training=24, training_tokens=64,
         option_passages=5, texts=12, step_positions=16, site_tokens=16, passages=12,
         long_prompts=6, long_tokens=48, case_texts=2, documents=12, benchmark_items=16, skill_items=40,
         removal_sequences=6, removal_tokens=24, random_draws=3, selection_seeds=1,
@@ -107,6 +122,9 @@ PROFILES = {
                 "magnitude:0.2", "magnitude:0.3", "magnitude:0.4", "rtn:4:g64", "rtn:3:g64", "rtn:2:g64",
                 "gptq:4:g64", "awq:4:g64"),
         criteria=("kl",),
+        repaired=("drop:mlp:2",),
+        rungs=("temperature", "norm", "linear", "head:16", "lora:8", "full:1"),
+        compared=("wanda:0.5", "drop:mlp:2+linear"),
         lettered=(),  # a third of the time of an item
         drops={"attn": (4, 8), "mlp": (2, 4), "block": (4,)},
         selected={"mlp": (2, 4, 8), "joint": (4, 8)},
@@ -114,6 +132,7 @@ PROFILES = {
     ),
     "full": Profile(
         prompts=40, new_tokens=64, layer_positions=16, calibration=64, calibration_tokens=64, synthetic=8, seeds=3,
+        training=256, training_tokens=128,
         option_passages=24, texts=40, step_positions=64, site_tokens=32, passages=60,
         long_prompts=40, long_tokens=96, case_texts=8, documents=60, benchmark_items=32, skill_items=80,
         removal_sequences=12, removal_tokens=48, random_draws=5, selection_seeds=3,
@@ -129,6 +148,9 @@ PROFILES = {
         graded=("drop:attn:2", "drop:mlp:1", "rtn:4:g64", "rtn:3:g64", "rtn:2:g64",
                 "gptq:4:g64", "gptq:3:g64", "awq:4:g64"),
         criteria=("kl", "varp", "tv"),
+        repaired=("drop:mlp:2", "drop:mlp:4", "drop:attn:8", "wanda:0.5"),
+        rungs=("temperature", "norm", "linear", "head:16", "lora:8", "linear+lora:8", "full:2"),
+        compared=("wanda:0.5", "sparsegpt:0.5", "drop:mlp:2+linear", "drop:mlp:4+linear"),
         lettered=("dense", "drop"),
         drops={"attn": (4, 8, 12, 16), "mlp": (2, 4, 6), "block": (2, 4, 6)},
         selected={"attn": (2, 4, 8, 12), "mlp": (2, 4, 8, 12), "joint": (4, 8, 12), "block": (2, 4, 6)},

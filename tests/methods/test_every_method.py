@@ -34,6 +34,8 @@ CASES = {
              "drop:random:mlp:2:seed5"],
     "sites": ["sites:attn:0+mlp:1+block:3"],
 }  # fmt: skip
+REPAIRS = {"temperature", "norm", "linear", "head", "lora", "full"}
+"""Those that stand after another method; their table and tests are in ``test_repairs.py``."""
 SPECS = [spec for specs in CASES.values() for spec in specs]
 SPARSE = [spec for spec in SPECS if methods.parse(spec).kind == "sparsify"]
 CHANGING = [spec for spec in SPECS if methods.parse(spec).kind in ("sparsify", "quantize")]
@@ -68,7 +70,7 @@ def logits(model, batch):
 
 
 def test_every_registered_method_has_its_row():
-    assert set(CASES) | {"dense"} == set(methods.registry())
+    assert set(CASES) | REPAIRS | {"dense"} == set(methods.registry())
     assert all(methods.parse(spec).name == name for name, specs in CASES.items() for spec in specs)
 
 

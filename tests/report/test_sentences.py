@@ -13,6 +13,7 @@ from prunelib.chapters.methods import page as methods
 from prunelib.chapters.option_subspace import page as options
 from prunelib.chapters.predicting_collapse import page as collapse
 from prunelib.chapters.quantization_against_pruning import page as quantization
+from prunelib.chapters.recovery import page as recovery
 from prunelib.chapters.retrieval import page as retrieval
 from prunelib.chapters.sparsity import page as sparsity
 from prunelib.chapters.temperature import page as temperature
@@ -240,7 +241,35 @@ FORETOLD = (0.9, "kl_dense_pruned", 0.3, -0.3, 0.1, 4, -1, 0.4)
 UNFORETOLD = (0.3, "var_r", 0.3, 0.3, 0.6, 8, 1, 0.0)
 
 
+def brought_back(trained, plain, gone, closed=None, gap=0.2, lost=0.6):
+    """With and without training; ``gone``: of the KL by calibration and by the best; ``closed``: by the linear map."""
+    closed = (gone[1], plain) if closed is None else closed
+    values = {"recovery.bases": "Drop-2M", "recovery.first": "Drop-2M", "recovery.lost": around(lost),
+              "recovery.with": around(trained), "recovery.without": around(plain),
+              "recovery.with.chosen": "LoRA 8", "recovery.without.chosen": "linear map",
+              "recovery.rungs": "temperature,linear,lora", "recovery.text.count": 1,
+              "recovery.text.label.0": "Wanda 50%", "recovery.text.gap.0": around(gap)}  # fmt: skip
+    shares = {"temperature": (gone[0], 0.0), "linear": closed, "lora": (gone[1], trained)}
+    for name, (kl_gone, back) in shares.items():
+        values |= {f"recovery.title.{name}": f"the {name}", f"recovery.kl_gone.{name}": around(kl_gone),
+                   f"recovery.regained.{name}": around(back)}  # fmt: skip
+    return recovery.say(made(values, C15={"with training": around(trained), "without training": around(plain)}))
+
+
+RESTORED = lambda: brought_back(0.8, 0.2, (0.1, 0.8), (0.5, 0.3))  # noqa: E731
+NOT_RESTORED = lambda: brought_back(0.3, 0.7, (0.7, 0.3), (-0.3, -0.2), gap=-0.2)  # noqa: E731
+
+
 CASES = {
+    "restored": (RESTORED, NOT_RESTORED, "and training restores at least half of it", "does not hold here"),
+    "calibration": (lambda: brought_back(0.8, 0.2, (0.1, 0.2)), lambda: brought_back(0.8, 0.2, (0.9, 0.95)),
+                    "most of the damage is none of calibration", "most of the damage is one of calibration"),
+    "needed": (RESTORED, NOT_RESTORED, "less than half comes back without", "more than half comes back without"),
+    "linear": (RESTORED, NOT_RESTORED, "takes away 0.500 (0.450–0.550) of the KL and brings back",
+               "makes the KL larger (share gone: −0.300 (−0.350 to −0.250)) and costs more"),
+    "left": (RESTORED, lambda: brought_back(0.8, 0.2, (0.1, 0.3)), "Most of the KL can be taken away",
+             "Most of the KL stays"),
+    "calibration text": (RESTORED, NOT_RESTORED, "Own samples keep more", "Given text keeps more"),
     "skill": (lambda: in_one_token(0.3, 0.2, 0.6, 0.6), lambda: in_one_token(1.0, 1.0, 0.6, 0.6),
               "Part of both skills is lost", "No loss of a skill is told apart"),
     "which skill": (lambda: in_one_token(0.3, 1.0, 0.6, 0.6), lambda: in_one_token(1.0, 0.3, 0.6, 0.6),
@@ -489,3 +518,18 @@ def test_mean_and_share_may_disagree_about_temperature():
 
 def test_lists_read_as_lists():
     assert [listed(list(names)) for names in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]
+
+
+def test_what_repairs_do_not_decide_is_said_to_be_open():
+    said = brought_back(0.5, 0.5, (0.5, 0.5), (0.0, 0.0), gap=0.0)
+    assert "is not decided. The best repair with gradient steps brings back 0.500" in said["answer"]
+    assert said["why"].count("is not decided") == 2 and "is not decided" in said["calibration"]
+    assert "by nothing that can be told from 0" in said["closed"] and "is not told apart from nothing" in said["closed"]
+    assert "is not decided" in said["left"] and said["text"].startswith("No difference between the two texts")
+    nothing = (None, None, None)
+    values = {"recovery.bases": "Drop-2M", "recovery.lost": around(0.0), "recovery.rungs": "", "recovery.text.count": 0}
+    gone = values | {"recovery.with": nothing, "recovery.without": nothing}
+    said = recovery.say(made(gone))
+    assert said["answer"].startswith("This run cannot tell. What Drop-2M lost of the generation score cannot be told")
+    assert said["calibration"].startswith("No repair in this run") and said["closed"].startswith("No linear map")
+    assert said["left"] == "No KL is there to be taken away." and "is not defined" in said["text"]

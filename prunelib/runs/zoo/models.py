@@ -1,6 +1,7 @@
 """Importance scores, drop plans and compressed models of a run, each computed once and kept in its folder."""
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -23,9 +24,31 @@ def calibration(run: Run, seed: int | None = None):
     ``seed`` is the run's own unless given. Sampling is slow, and every method
     of a run should see the same text.
     """
-    seed = run.seed if seed is None else seed
-    n, length = run.settings.calibration, run.settings.calibration_tokens
+    seed, settings = run.seed if seed is None else seed, run.settings
+    key = {"calibration": settings.calibration_key, "of_seed": seed}
+    return _sampled(run, f"calibration_seed{seed}", key, settings.calibration, settings.calibration_tokens, seed)
 
+
+TRAINING, HELD = 1000, 2000
+"""Added to the seed of what repairs learn from and of what they are judged on: neither is calibration text."""
+
+
+def training(run: Run, seed: int | None = None):
+    """Token ids [n, length] that repairs learn from, sampled from the dense model; a table of the run."""
+    seed, settings = run.seed if seed is None else seed, run.settings
+    key = {"training": settings.training_key, "of_seed": seed}
+    sizes = settings.training, settings.training_tokens
+    return _sampled(run, f"training_seed{seed}", key, *sizes, TRAINING + seed)
+
+
+def held_samples(run: Run):
+    """Token ids [``settings.texts``, length] sampled from the dense model that nothing learns from."""
+    settings = run.settings
+    sizes = settings.texts, settings.training_tokens
+    return _sampled(run, "held_samples", {"held": sizes}, *sizes, HELD + run.seed)
+
+
+def _sampled(run: Run, name: str, key: dict, n: int, length: int, seed: int):
     def compute() -> pd.DataFrame:
         from prunelib.engine import text
 
@@ -35,8 +58,7 @@ def calibration(run: Run, seed: int | None = None):
 
     import torch
 
-    key = {"calibration": run.settings.calibration_key, "of_seed": seed}
-    table = run.table(f"calibration_seed{seed}", key, compute)
+    table = run.table(name, key, compute)
     return torch.from_numpy(table["token"].to_numpy().copy()).view(n, length)
 
 
@@ -165,9 +187,7 @@ def save_weights(run: Run, made, seed: int) -> None:
             if torch.equal(weight, dense[name].get().masked_fill(~kept, 0)):
                 file.add(name, weight.shape, _MASK, np.packbits(kept.cpu().numpy()).tobytes())
                 continue
-            plain = weight.detach().cpu().contiguous()
-            data = plain.view(-1).view(torch.uint8).numpy().tobytes()
-            file.add(name, plain.shape, str(plain.dtype).removeprefix("torch."), data)
+            _add(file, name, weight)
     seal(target)
 
 
@@ -193,23 +213,99 @@ def saved_weights(run: Run, spec: str, seed: int):
     return ((name, tensor(name, shape, dtype, data)) for name, shape, dtype, data in arrays)
 
 
-def compressed_model(run: Run, spec: str, seed: int | None = None):
+def compressed_model(run: Run, spec: str, seed: int | None = None, tokens: "Given | None" = None):
     """A compressed model of this run: read from its folder, or computed and kept there.
 
     ``seed`` is that of the calibration tokens, by default the run's. Drops are
     planned on the importance scores of that text, data-free methods are computed
-    anew, which is as fast as reading.
+    anew, which is as fast as reading. Repairs learn from :func:`training`. Other ``tokens`` take the place of the text
+    of the last method, and only of that.
     """
     from prunelib.methods import apply
 
     seed, method = run.seed if seed is None else seed, parse(spec)
     if method.kind == "drop":
         return apply.compressed(run.lm, method, apply.Dropped(plan_of(run, spec, seed)))
-    saved = saved_weights(run, spec, seed) if method.needs else None
+    if method.kind == "joined" and method.parts[-1].kind == "recover":
+        return repaired_model(run, method, seed, tokens)
+    saved = saved_weights(run, spec, seed) if method.needs and tokens is None else None
     if saved is not None:
         return apply.compressed(run.lm, method, apply.NewWeights(dict(saved)))
-    tokens = calibration(run, seed) if method.needs else None
-    made = apply.compress(run.lm, [spec], tokens)[spec]
-    if method.needs and method.kind not in WHOLE:
+    ids = None if not method.needs else calibration(run, seed) if tokens is None else tokens.ids(run)
+    made = apply.compress(run.lm, [spec], ids)[spec]
+    if method.needs and method.kind not in WHOLE and tokens is None:
         save_weights(run, made, seed)
     return made
+
+
+@dataclass(frozen=True)
+class Given:
+    """Text in the place of a run's own samples: ``name`` and ``key`` say which, ``ids(run)`` has tokens [n, length]."""
+
+    name: str
+    key: tuple
+    ids: Callable
+
+
+# ---------------------------------------------------------------- repaired models
+
+_CURVE, _ABOUT = "~curve", "~about"
+
+
+def repaired_model(run: Run, method, seed: int, tokens: Given | None = None):
+    """A model whose last method repairs it; what that changed is read from the run's folder, or kept there."""
+    import torch
+
+    from prunelib.methods import apply
+
+    base = compressed_model(run, JOIN.join(part.spec for part in method.parts[:-1]), seed)
+    file, arrays = _repair_file(run, method.spec, seed, tokens)
+    if arrays is not None:
+        values = {name: torch.frombuffer(bytearray(data), dtype=getattr(torch, dtype)).view(*shape)
+                  for name, shape, dtype, data in arrays}  # fmt: skip
+        curve = values.pop(_CURVE).numpy() if _CURVE in values else np.empty((0, len(apply.CURVE)))
+        curve = pd.DataFrame(curve, columns=apply.CURVE).astype({"step": int, "tokens": int})
+        trained, read, seconds = values.pop(_ABOUT).tolist()
+        return apply.compressed(
+            run.lm, method, *base.edits, apply.Repaired(values, int(trained), int(read), curve, seconds)
+        )
+    ids = training(run, seed) if tokens is None else tokens.ids(run)
+    show = lambda done, total: report_progress(method.label, done, total)  # noqa: E731
+    edit = apply.repaired(run.lm, base, method.parts[-1], ids, progress=show).edits[-1]
+    about = torch.tensor([edit.trained, edit.tokens, edit.seconds], dtype=torch.float64)
+    curve = torch.tensor(edit.curve.reindex(columns=apply.CURVE).to_numpy(dtype=np.float64))
+    with ArrayFile(file, _repair_key(run, method.spec, seed, tokens)) as kept:
+        for name, value in {_ABOUT: about, _CURVE: curve, **edit.values}.items():
+            if value.numel():
+                _add(kept, name, value)
+    seal(file)
+    return apply.compressed(run.lm, method, *base.edits, edit)
+
+
+def repair_seconds(run: Run, spec: str) -> float:
+    """How long the last repair of a model took on the machine that made it, NaN where it is not kept.
+
+    It is in no table, since it is never the same twice.
+    """
+    _, arrays = _repair_file(run, spec, run.seed, None)
+    return float("nan") if arrays is None else float(np.frombuffer(next(arrays)[3])[2])
+
+
+def _repair_key(run: Run, spec: str, seed: int, tokens: Given | None) -> dict:
+    key = {"spec": spec, "calibration": run.settings.calibration_key, "calibration_seed": seed}
+    own = {"training": run.settings.training_key} if tokens is None else {"text": tokens.key}
+    return run.key(__name__, **key, **own)
+
+
+def _repair_file(run: Run, spec: str, seed: int, tokens: Given | None):
+    """The file of a repair, and the arrays in it, None where it is missing or of another key."""
+    file = _file(run, spec + ("" if tokens is None else f".{tokens.name}"), seed)
+    return file, read_arrays(file, _repair_key(run, spec, seed, tokens)) if is_sealed(file) else None
+
+
+def _add(file: ArrayFile, name: str, value) -> None:
+    import torch
+
+    plain = value.detach().cpu().contiguous()
+    data = plain.view(-1).view(torch.uint8).numpy().tobytes()
+    file.add(name, plain.shape, str(plain.dtype).removeprefix("torch."), data)

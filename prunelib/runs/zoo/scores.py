@@ -14,7 +14,7 @@ from prunelib.methods.base import JOIN
 from prunelib.paths import data_dir
 from prunelib.runs.progress import report_progress
 from prunelib.runs.run import Run
-from prunelib.runs.zoo.models import compressed_model, plan_of
+from prunelib.runs.zoo.models import Given, compressed_model, plan_of
 
 SEEDED = ("drop:mlp:4", "wanda:0.5")
 """What is scored again with other calibration text, in chapters that hold it."""
@@ -40,12 +40,16 @@ def paper_drops(run: Run) -> list[str]:
     return [f"drop:{kind}:{n}" for kind in ("attn", "mlp", "block") for n in counts]
 
 
-def answers(run: Run, specs: Sequence[str], seeded: Sequence[tuple[str, int]] = ()) -> pd.DataFrame:
+def answers(
+    run: Run, specs: Sequence[str], seeded: Sequence[tuple[str, int]] = (), text: Given | None = None
+) -> pd.DataFrame:
     """Items asked of the dense model and each of ``specs``: a row an item and model (tasks.readouts).
 
     Those of :data:`SEEDED` are asked again after compression with other calibration text; so are ``seeded``, pairs of
     specification and calibration seed.
     Columns ``spec, label, seed`` say which model it is, ``chance`` what guessing among the item's options scores.
+    With another ``text`` the last method of each of ``specs`` has read that instead; the dense model is then left out,
+    and so are other seeds.
     """
     from prunelib.tasks.readouts import answers, demonstration
 
@@ -53,6 +57,7 @@ def answers(run: Run, specs: Sequence[str], seeded: Sequence[tuple[str, int]] = 
     wanted = [("dense", run.seed), *((spec, run.seed) for spec in specs)]
     wanted += [(spec, run.seed + i) for i in range(1, run.settings.seeds) for spec in specs if spec in SEEDED]
     wanted = list(dict.fromkeys([*wanted, *seeded]))
+    wanted = wanted if text is None else [(spec, run.seed) for spec in specs]
 
     def lettered(spec: str) -> bool:
         return parse(spec).kind in run.settings.lettered
@@ -60,7 +65,7 @@ def answers(run: Run, specs: Sequence[str], seeded: Sequence[tuple[str, int]] = 
     def ask(spec: str) -> pd.DataFrame:
         return answers(run.lm, items(run), demonstration(run.seed), letters=lettered(spec))
 
-    found = each_model(run, "answers", wanted, lambda spec: key | {"letters": lettered(spec)}, ask)
+    found = each_model(run, "answers", wanted, lambda spec: key | {"letters": lettered(spec)}, ask, text=text)
     return found.assign(chance=found["item_id"].map(chance(run)))
 
 
@@ -86,18 +91,24 @@ def texts(run: Run, specs: Sequence[str]) -> pd.DataFrame:
     return each_model(run, "texts", wanted, lambda _spec: key, ask, surprise)
 
 
-def each_model(run: Run, name: str, wanted, key_of, ask, after=lambda found: found) -> pd.DataFrame:
+def each_model(
+    run: Run, name: str, wanted, key_of, ask, after=lambda found: found, text: Given | None = None
+) -> pd.DataFrame:
     """``ask(spec)`` with each model applied, then ``after(result)`` on the dense one; a table of its own for each,
-    known by ``key_of(spec)``."""
+    known by ``key_of(spec)``. ``text``: what the last method of each has read instead of the run's own samples."""
     parts = []
     for number, (spec, seed) in enumerate(wanted):
         source = _same_as(run, spec, seed)
         calibrated = parse(source).kind in CALIBRATED
+        repaired = any(part.kind == "recover" for part in getattr(parse(source), "parts", ()))
         slug = source.replace(":", "-").replace(JOIN, "_") + (f"_seed{seed}" if calibrated else "")
         about = {"spec": source, "calibration": [run.settings.calibration_key, seed] if calibrated else None}
+        about |= {"training": run.settings.training_key} if repaired else {}
+        if text is not None:
+            slug, about = f"{slug}_{text.name}", about | {"text": text.key}
 
         def compute(spec=spec, seed=seed):
-            with compressed_model(run, spec, seed).applied(run.lm):
+            with compressed_model(run, spec, seed, text).applied(run.lm):
                 found = ask(spec)
             return after(found)
 
