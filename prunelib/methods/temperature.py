@@ -10,7 +10,7 @@ from prunelib.methods.repair import Bare
 STEPS, LIMIT = 8, 16.0
 """Newton steps at most, and the largest factor by which logits are scaled up or down."""
 
-MOST = 1024
+MOST = 512
 """Tokens that are read at most: there is one number to find."""
 
 

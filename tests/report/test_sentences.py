@@ -247,7 +247,7 @@ NOT_RESTORED = lambda: brought_back(0.3, 0.7, (0.7, 0.3), (-0.3, -0.2), gap=-0.2
 CASES = {
     "restored": (RESTORED, NOT_RESTORED, "and training restores at least half of it", "does not hold here"),
     "calibration": (lambda: brought_back(0.8, 0.2, (0.1, 0.2)), lambda: brought_back(0.8, 0.2, (0.9, 0.95)),
-                    "most of the damage is none of calibration", "most of the damage is one of calibration"),
+                    "Most of the damage is none of calibration", "Most of the damage is one of calibration"),
     "needed": (RESTORED, NOT_RESTORED, "less than half comes back without", "more than half comes back without"),
     "linear": (RESTORED, NOT_RESTORED, "takes away 0.500 (0.450–0.550) of the KL and brings back",
                "makes the KL larger (share gone: −0.300 (−0.350 to −0.250)) and costs more"),

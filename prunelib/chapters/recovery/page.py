@@ -26,14 +26,18 @@ def ladder(ch: Chapter, table: pd.DataFrame, seconds: dict[str, float]) -> pd.Da
             "tokens read": [f"{n:,d}" if n else "" for n in table["tokens"]],
             "seconds": [facts.number(one, ".0f") if math.isfinite(one) else "" for one in took],
             "KL": [_shown(row, ".2g") for row in _three(table, "kl")],
+            "of the KL gone": _beyond(table, "kl_gone"),
             "choice kept": [_shown(row) for row in _three(table, "choice")],
             "generation kept": [_shown(row) for row in _three(table, "generation")],
-            "of the loss regained": [
-                "" if rung == PRUNED else _shown(row)
-                for rung, row in zip(table["rung"], _three(table, "regained"), strict=True)
-            ],
+            "of the loss regained": _beyond(table, "regained"),
         }
     )
+
+
+def _beyond(table: pd.DataFrame, name: str) -> list[str]:
+    """A column of repairs alone."""
+    shown = map(_shown, _three(table, name))
+    return ["" if rung == PRUNED else one for rung, one in zip(table["rung"], shown, strict=True)]
 
 
 def _three(table: pd.DataFrame, name: str):
@@ -157,14 +161,14 @@ def _calibration(found: Found) -> str:
     known = [name for name in CALIBRATION if name in _rungs(found)]
     if not known:
         return "No repair in this run calibrates the softmax alone."
-    parts = [f"{found.show(f'recovery.title.{n}')} takes away {found.show(f'recovery.kl_gone.{n}')}" for n in known]
+    parts = [f"{found.show(f'recovery.title.{n}')} {found.show(f'recovery.kl_gone.{n}')}" for n in known]
     sides = [found.side(f"recovery.kl_gone.{name}", 0.5) for name in known]
-    start = f"Of the KL of {found.show('recovery.first')}, {listed(parts)}"
+    start = f"Of the KL of {found.show('recovery.first')} this takes away: {listed(parts)}"
     if max(sides) > 0:
-        return f"{start}: most of the damage is one of calibration."
+        return f"{start}. Most of the damage is one of calibration."
     if max(sides) < 0:
-        return f"{start}: most of the damage is none of calibration."
-    return f"{start}: whether most of the damage is one of calibration is not decided."
+        return f"{start}. Most of the damage is none of calibration."
+    return f"{start}. Whether most of the damage is one of calibration is not decided."
 
 
 def _closed(found: Found) -> str:
