@@ -220,8 +220,8 @@ def train(
 
     They end at the values that were best on held-out rows. ``learn(rows)`` adds the gradient of the mean KL on some
     rows to the leaves and returns that mean; ``measure()`` is the mean KL on held-out rows, taken before the first
-    step, :data:`MEASURED` times on the way and after the last. The values before the first step count too, so that held-out KL
-    never ends above where it began.
+    step, :data:`MEASURED` times on the way and after the last. The values before the first step count too, so that
+    held-out KL never ends above where it began.
     """
     leaves = [leaf for some, _ in groups for leaf in some]
     size = max(1, round(STEP_TOKENS * len(text.learned) / text.count(text.learned)))
