@@ -1,6 +1,6 @@
 """Importance scores, drop plans and compressed models of a run, each computed once and kept in its folder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +39,12 @@ def training(run: Run, seed: int | None = None):
     key = {"training": settings.training_key, "of_seed": seed}
     sizes = settings.training, settings.training_tokens
     return _sampled(run, f"training_seed{seed}", key, *sizes, TRAINING + seed)
+
+
+def learned_from(run: Run, specs: Iterable[str]) -> dict:
+    """What the key of a table about models needs where one of them is repaired; empty where none is."""
+    parts = (part for spec in specs for part in getattr(parse(spec), "parts", ()))
+    return {"training": run.settings.training_key} if any(part.kind == "recover" for part in parts) else {}
 
 
 def held_samples(run: Run):
