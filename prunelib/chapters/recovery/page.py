@@ -201,12 +201,22 @@ def _left(found: Found) -> str:
         return "No KL is there to be taken away."
     best = max(gone, key=gone.get)
     title, share = found.show(f"recovery.title.{best}"), found.show(f"recovery.kl_gone.{best}")
-    return by_side(
+    back = found.show(f"recovery.regained.{best}")
+    follows = by_side(
+        found.side(f"recovery.regained.{best}", 0.0),
+        f"The generation score follows: of what was lost it brings back {back}.",
+        f"The generation score does not follow but falls further: share regained {back}.",
+        f"Whether the generation score follows is not decided: share regained {back}.",
+    )
+    if not found.is_defined(f"recovery.regained.{best}"):
+        follows = "What that does to the generation score is not defined in this run."
+    left = by_side(
         found.side(f"recovery.kl_gone.{best}", 0.5),
         f"Most of the KL can be taken away: {share} by {title}, which comes closest.",
         f"Most of the KL stays: {title}, which comes closest, takes away {share}.",
         f"Whether most of the KL stays is not decided: {title}, which comes closest, takes away {share}.",
     )
+    return f"{left} {follows}"
 
 
 def _text(found: Found) -> str:
