@@ -29,8 +29,9 @@ def calibration(run: Run, seed: int | None = None):
     return _sampled(run, f"calibration_seed{seed}", key, settings.calibration, settings.calibration_tokens, seed)
 
 
-TRAINING, HELD = 1000, 2000
-"""Added to the seed of what repairs learn from and of what they are judged on: neither is calibration text."""
+TRAINING, HELD = 1000, 3000
+"""Added to the seed of what repairs learn from and of what they are judged on: neither is calibration text, and the
+learning rates of the repairs were not chosen on the second."""
 
 
 def training(run: Run, seed: int | None = None):
