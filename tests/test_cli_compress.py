@@ -63,6 +63,22 @@ def test_a_folder_that_transformers_loads(folder):
     assert [p.name for p in (folder / "new").iterdir()] == ["w24"]
 
 
+@pytest.mark.parametrize(("spec", "said"), [
+    ("sites:mlp:1+temperature", "Drop mlp:1 + temperature of tiny: 1 vector, without mlp:1, "),
+    ("sites:mlp:1+linear", "Drop mlp:1 + linear map of tiny: 1 matrices, 0.0% zeros, without mlp:1, "),
+    ("magnitude:0.5+full:1", "Magnitude 50% + fine-tuning 1 of tiny: 28 matrices, 50.0% zeros, 9.00 bits"),
+])  # fmt: skip
+def test_repaired(spec, said, capsys, folder, monkeypatch):
+    """A repaired checkpoint is as good a start for `prunelib run --model DIR` as any."""
+    code, out, err = call(capsys, folder, monkeypatch, "--spec", spec, "--out", "out")
+    assert code == 0 and err == "" and out.startswith(f"out\n{said}")
+    import prunelib as package
+
+    with torch.no_grad():
+        loaded = package.load(str(folder / "out"), device="cpu").model(input_ids=torch.arange(4, 20)[None]).logits
+    assert torch.equal(loaded, logits(folder / "out")) and not torch.equal(loaded, logits(folder / "tiny"))
+
+
 @pytest.mark.parametrize(
     ("spec", "line"),
     [

@@ -29,6 +29,9 @@ WARM_UP = 0.1
 HELD = 8
 """One row of so many, at least one, is held out."""
 
+MEASURED = 6
+"""How often held-out rows are read while something is trained, beside the first time."""
+
 Logits = Callable[[slice], Tensor]
 """The logits [k, V] of some positions."""
 
@@ -217,8 +220,8 @@ def train(
 
     They end at the values that were best on held-out rows. ``learn(rows)`` adds the gradient of the mean KL on some
     rows to the leaves and returns that mean; ``measure()`` is the mean KL on held-out rows, taken before the first
-    step, four times an epoch and after the last. The values before the first step count too, so that held-out KL
-    never ends above where it began.
+    step, :data:`MEASURED` times on the way and after the last. The values before the first step count too, so that
+    held-out KL never ends above where it began.
     """
     leaves = [leaf for some, _ in groups for leaf in some]
     size = max(1, round(STEP_TOKENS * len(text.learned) / text.count(text.learned)))
@@ -231,7 +234,7 @@ def train(
     warm = max(1, math.ceil(WARM_UP * len(steps)))
     shape = lambda i: (i + 1) / warm if i < warm else (len(steps) - i) / max(1, len(steps) - warm)  # noqa: E731
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, shape)
-    every = max(1, math.ceil(len(steps) / (4 * epochs)))
+    every = max(1, math.ceil(len(steps) / MEASURED))
     least, best = measure(), [leaf.detach().clone() for leaf in leaves]
     curve, losses, seen = [(0, 0, math.nan, least)], [], 0
     for number, rows in enumerate(steps, 1):

@@ -90,8 +90,8 @@ def _sums(text, target, outputs, stream):
     found = []
     for rows in (text.learned, text.held_out):
         kept = text.kept(rows)
-        a = outputs[list(rows)][kept].double()
-        missing = target[list(rows)][kept].double() - stream[list(rows)][kept].double()
+        a = outputs[list(rows)][kept].cpu().double()  # not every device has float64
+        missing = target[list(rows)][kept].cpu().double() - stream[list(rows)][kept].cpu().double()
         found.append((a.T @ a, a.T @ missing, missing.square().sum()))
     return found
 
@@ -124,4 +124,4 @@ def _folded(lm, site, m) -> dict:
     path = getattr(lm.arch, f"{site.kind}_proj")
     name, bias = f"{site.layer}.{path}", f"{lm.arch.layers}.{site.layer}.{path}.bias"
     found = now(lm, [name, *([bias] if bias in others(lm) else [])])
-    return {key: (value.double() + m.T @ value.double()).to(value.dtype) for key, value in found.items()}
+    return {key: (value.cpu().double() + m.T @ value.cpu().double()).to(value) for key, value in found.items()}

@@ -178,10 +178,12 @@ def _about_tokens(tokens: "Tokens", seed: int | None) -> dict:
 
 def what_changed(manifest: dict) -> str:
     """A manifest of :func:`save` in a few words."""
-    said, rows = [], manifest["weights"]
+    said, rows = [], [row for row in manifest["weights"] if len(row["shape"]) == 2]
     if rows:
         numel = sum(row["shape"][0] * row["shape"][1] for row in rows)
         said.append(f"{len(rows)} matrices, {sum(row['zeros'] for row in rows) / numel:.1%} zeros")
+    if vectors := len(manifest["weights"]) - len(rows):
+        said.append(f"{vectors} {'vector' if vectors == 1 else 'vectors'}")
     if manifest["drop"]:
         said.append(f"without {', '.join(manifest['drop'])}")
     return ", ".join(said)

@@ -10,7 +10,7 @@ from prunelib.methods.repair import Bare
 STEPS, LIMIT = 8, 16.0
 """Newton steps at most, and the largest factor by which logits are scaled up or down."""
 
-MOST = 1024
+MOST = 512
 """Tokens that are read at most: there is one number to find."""
 
 
@@ -76,9 +76,9 @@ def _derivatives(lm, dense, x, own, factor: float) -> tuple[float, float, float]
         log_q = torch.log_softmax(factor * z, -1)
         q = log_q.exp()
         mean = (q * z).sum(-1)
-        sums[0] += ((p * log_q).sum(-1).neg() + negative_entropy).sum().double().cpu()
-        sums[1] += (mean - (p * z).sum(-1)).sum().double().cpu()
-        sums[2] += (q * (z - mean[:, None]).square()).sum().double().cpu()
+        sums[0] += ((p * log_q).sum(-1).neg() + negative_entropy).sum().cpu().double()
+        sums[1] += (mean - (p * z).sum(-1)).sum().cpu().double()
+        sums[2] += (q * (z - mean[:, None]).square()).sum().cpu().double()
     return tuple((sums / len(x)).tolist())
 
 

@@ -99,7 +99,7 @@ PROFILES = {
         criteria=("kl",),
         repaired=("drop:mlp:2",),
         rungs=("temperature", "norm", "linear", "head:4", "lora:4", "full:1"),
-        compared=("wanda:0.5", "drop:mlp:2+linear"),
+        compared=("drop:mlp:2+linear",),
         lettered=("dense", "drop", "sparsify"),
         drops={"attn": (8,), "mlp": (4,), "block": (4,)},
         selected={"mlp": (4,), "joint": (2,)},
@@ -107,7 +107,7 @@ PROFILES = {
     ),
     "quick": Profile(
         prompts=32, new_tokens=32, layer_positions=8, calibration=16, calibration_tokens=64, synthetic=4, seeds=2,
-        training=24, training_tokens=64,
+        training=16, training_tokens=64,
         option_passages=5, texts=12, step_positions=16, site_tokens=16, passages=12,
         long_prompts=6, long_tokens=48, case_texts=2, documents=12, benchmark_items=16, skill_items=40,
         removal_sequences=6, removal_tokens=24, random_draws=3, selection_seeds=1,

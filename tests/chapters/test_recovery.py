@@ -1,5 +1,6 @@
 """The chapter on recovery: repaired models of a run are kept and read again, and its ladder is what they are."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -202,6 +203,8 @@ def test_the_page_records_and_draws_everything(ch, tmp_path, dense, monkeypatch)
     assert all(
         "nan" not in str(part["values"][f"said.recovery.{n}"]["value"]).lower() for n in ("answer", "left", "text")
     )
+    written = re.findall(r"\{val\}`((?:said\.)?recovery\.[^`:]+)", sources.of_chapter("recovery").file.read_text())
+    assert len(written) > 10 and set(written) <= set(part["values"])
     seconds = measure.seconds(ch, found)
     assert set(seconds) == set(found["drop:mlp:2"]) and len(page.ladder(ch, table, seconds)) == 7
     assert len(page.texts(ch, data)) == len(data) == 8

@@ -263,12 +263,14 @@ NOT_RESTORED = lambda: brought_back(0.3, 0.7, (0.7, 0.3), (-0.3, -0.2), gap=-0.2
 CASES = {
     "restored": (RESTORED, NOT_RESTORED, "and training restores at least half of it", "does not hold here"),
     "calibration": (lambda: brought_back(0.8, 0.2, (0.1, 0.2)), lambda: brought_back(0.8, 0.2, (0.9, 0.95)),
-                    "most of the damage is none of calibration", "most of the damage is one of calibration"),
+                    "Most of the damage is none of calibration", "Most of the damage is one of calibration"),
     "needed": (RESTORED, NOT_RESTORED, "less than half comes back without", "more than half comes back without"),
     "linear": (RESTORED, NOT_RESTORED, "takes away 0.500 (0.450–0.550) of the KL and brings back",
                "makes the KL larger (share gone: −0.300 (−0.350 to −0.250)) and costs more"),
     "left": (RESTORED, lambda: brought_back(0.8, 0.2, (0.1, 0.3)), "Most of the KL can be taken away",
              "Most of the KL stays"),
+    "follows": (RESTORED, lambda: brought_back(-0.3, 0.2, (0.1, 0.8), (0.5, 0.3)), "The generation score follows",
+                "The generation score does not follow"),
     "calibration text": (RESTORED, NOT_RESTORED, "Own samples keep more", "Given text keeps more"),
     "skill": (lambda: in_one_token(0.3, 0.2, 0.6, 0.6), lambda: in_one_token(1.0, 1.0, 0.6, 0.6),
               "Part of both skills is lost", "No loss of a skill is told apart"),
@@ -525,7 +527,7 @@ def test_what_repairs_do_not_decide_is_said_to_be_open():
     assert "is not decided. The best repair with gradient steps brings back 0.500" in said["answer"]
     assert said["why"].count("is not decided") == 2 and "is not decided" in said["calibration"]
     assert "by nothing that can be told from 0" in said["closed"] and "is not told apart from nothing" in said["closed"]
-    assert "is not decided" in said["left"] and said["text"].startswith("No difference between the two texts")
+    assert said["left"].count("is not decided") == 2 and said["text"].startswith("No difference between the two texts")
     nothing = (None, None, None)
     values = {"recovery.bases": "Drop-2M", "recovery.lost": around(0.0), "recovery.rungs": "", "recovery.text.count": 0}
     gone = values | {"recovery.with": nothing, "recovery.without": nothing}

@@ -15,7 +15,7 @@ from prunelib.measure.stats import cluster_mean, smooth
 from prunelib.methods import Method, default_specs, of_kind, parse, parse_list
 from prunelib.runs.progress import report_progress
 from prunelib.runs.run import Run
-from prunelib.runs.zoo.models import WHOLE, calibration, compressed_model, save_weights, saved_weights
+from prunelib.runs.zoo.models import WHOLE, calibration, compressed_model, learned_from, save_weights, saved_weights
 
 KINDS = ("dense", "sparsify", "quantize", "drop", "joined")
 """Kinds of methods that this chapter compares."""
@@ -93,7 +93,7 @@ def measured(run: Run, specs: str = "") -> dict[str, pd.DataFrame]:
         "walks": [[w.specs, w.seed] for w in walks],
         "calibration": run.settings.calibration_key,
         "texts": settings.texts,
-    }
+    } | learned_from(run, [spec for walk in walks for spec in walk.specs])
     return run.tables(TABLES, key, walks, lambda item: _measure(run, item))
 
 

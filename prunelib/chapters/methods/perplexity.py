@@ -10,7 +10,7 @@ from prunelib.files import sha256
 from prunelib.measure.stats import smooth
 from prunelib.runs.progress import report_progress
 from prunelib.runs.run import Run
-from prunelib.runs.zoo.models import compressed_model
+from prunelib.runs.zoo.models import compressed_model, learned_from
 from prunelib.tasks import corpora
 
 COLUMNS = ["corpus", "split", "window", "stride", "windows", "tokens", "model", "perplexity", "ratio", "lo", "hi"]
@@ -49,7 +49,8 @@ def measured(run: Run, perplexity_on: str, specs: str = "") -> pd.DataFrame:
                     found = text_nll(run.lm, windows())
                 return found.assign(number=range(len(found)))[["number", "nll", "tokens"]]
 
-            table = run.table(f"perplexity_{name}_{spec.replace(':', '-')}", key | {"spec": spec}, compute)
+            own = key | {"spec": spec} | learned_from(run, [spec])
+            table = run.table(f"perplexity_{name}_{spec.replace(':', '-')}", own, compute)
             parts.append(table.assign(corpus=name, spec=spec, label=parse(spec).label))
             report_progress("perplexity of models", len(parts), len(wanted) * len(dict.fromkeys(named)))
     return pd.concat(parts, ignore_index=True)

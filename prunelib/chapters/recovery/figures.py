@@ -99,20 +99,21 @@ def curves(data: pd.DataFrame, style: Style) -> Drawn:
             i = rungs.index(rung)
             axis.plot(rows["tokens"], rows["kl_held"], label=rung, color=getattr(style.colours, names[i % len(names)]),
                       marker=style.markers[i % len(style.markers)], ms=3.5, ls=style.linestyles[i % 6])  # fmt: skip
-        axis.set(title=base, xlabel="tokens learned from", ylabel="KL on held-out rows, nats", ylim=(0, None))
+        axis.set(title=base, xlabel="tokens learned from", ylabel="KL on held-out rows, nats",
+                 ylim=(0, 1.08 * data.loc[data["base_label"] == base, "kl_held"].max()))  # fmt: skip
     for axis in np.ravel(axes)[len(bases) :]:
         axis.set_visible(False)
     style.legend(fig)
-    ends = data.groupby(["base_label", "rung"], sort=False)["kl_held"].agg(["first", "last", "min"]).reset_index()
-    ends["fall"] = 1 - ends["last"] / ends["first"]
+    ends = data.groupby(["base_label", "rung"], sort=False)["kl_held"].agg(["first", "min"]).reset_index()
+    ends["fall"] = 1 - ends["min"] / ends["first"]
     best = ends.loc[ends["fall"].idxmax()]
     caption = (
         f"**{best['rung']} on {best['base_label']} learns most: KL on held-out rows goes from "
-        f"{number(best['first'], '.2g')} to {number(best['last'], '.2g')} nats a token.** A model ends at the lowest "
+        f"{number(best['first'], '.2g')} to {number(best['min'], '.2g')} nats a token.** A model ends at the lowest "
         "point of its curve. Rows are samples of the dense model; one in eight is held out."
     )
     listed = "; ".join(
-        f"{r.base_label} {r.rung} from {number(r.first, '.2g')} to {number(r.last, '.2g')}" for r in ends.itertuples()
+        f"{r.base_label} {r.rung} from {number(r.first, '.2g')} to {number(r.min, '.2g')}" for r in ends.itertuples()
     )
     return Drawn(fig, caption, f"Curves of KL on held-out rows. {listed}.")
 
@@ -136,6 +137,8 @@ def text(data: pd.DataFrame, style: Style) -> Drawn:
         axis.set(title=title, xlabel="share of the dense score kept", yticks=range(len(specs)), yticklabels=labels,
                  ylim=(len(specs) - 0.5, -0.5))  # fmt: skip
         axis.grid(axis="y", visible=False)
+        if data.loc[data["readout"] == readout, "kept"].isna().all():
+            axis.text(0.5, 0.5, "not defined", ha="center", va="center", color=style.muted, transform=axis.transAxes)
     handles = [Line2D([], [], color=c, marker=m, ls="", label=TEXTS[name]) for name, (c, m, _) in sides.items()]
     style.legend(fig, handles)
     written = data[(data["readout"] == "generation") & (data["text"] == "own")].dropna(subset=["gap"])

@@ -26,14 +26,18 @@ def ladder(ch: Chapter, table: pd.DataFrame, seconds: dict[str, float]) -> pd.Da
             "tokens read": [f"{n:,d}" if n else "" for n in table["tokens"]],
             "seconds": [facts.number(one, ".0f") if math.isfinite(one) else "" for one in took],
             "KL": [_shown(row, ".2g") for row in _three(table, "kl")],
+            "of the KL gone": _beyond(table, "kl_gone"),
             "choice kept": [_shown(row) for row in _three(table, "choice")],
             "generation kept": [_shown(row) for row in _three(table, "generation")],
-            "of the loss regained": [
-                "" if rung == PRUNED else _shown(row)
-                for rung, row in zip(table["rung"], _three(table, "regained"), strict=True)
-            ],
+            "of the loss regained": _beyond(table, "regained"),
         }
     )
+
+
+def _beyond(table: pd.DataFrame, name: str) -> list[str]:
+    """A column of repairs alone."""
+    shown = map(_shown, _three(table, name))
+    return ["" if rung == PRUNED else one for rung, one in zip(table["rung"], shown, strict=True)]
 
 
 def _three(table: pd.DataFrame, name: str):
@@ -157,14 +161,14 @@ def _calibration(found: Found) -> str:
     known = [name for name in CALIBRATION if name in _rungs(found)]
     if not known:
         return "No repair in this run calibrates the softmax alone."
-    parts = [f"{found.show(f'recovery.title.{n}')} takes away {found.show(f'recovery.kl_gone.{n}')}" for n in known]
+    parts = [f"{found.show(f'recovery.title.{n}')} {found.show(f'recovery.kl_gone.{n}')}" for n in known]
     sides = [found.side(f"recovery.kl_gone.{name}", 0.5) for name in known]
-    start = f"Of the KL of {found.show('recovery.first')}, {listed(parts)}"
+    start = f"Of the KL of {found.show('recovery.first')} this takes away: {listed(parts)}"
     if max(sides) > 0:
-        return f"{start}: most of the damage is one of calibration."
+        return f"{start}. Most of the damage is one of calibration."
     if max(sides) < 0:
-        return f"{start}: most of the damage is none of calibration."
-    return f"{start}: whether most of the damage is one of calibration is not decided."
+        return f"{start}. Most of the damage is none of calibration."
+    return f"{start}. Whether most of the damage is one of calibration is not decided."
 
 
 def _closed(found: Found) -> str:
@@ -197,12 +201,22 @@ def _left(found: Found) -> str:
         return "No KL is there to be taken away."
     best = max(gone, key=gone.get)
     title, share = found.show(f"recovery.title.{best}"), found.show(f"recovery.kl_gone.{best}")
-    return by_side(
+    back = found.show(f"recovery.regained.{best}")
+    follows = by_side(
+        found.side(f"recovery.regained.{best}", 0.0),
+        f"The generation score follows: of what was lost it brings back {back}.",
+        f"The generation score does not follow but falls further: share regained {back}.",
+        f"Whether the generation score follows is not decided: share regained {back}.",
+    )
+    if not found.is_defined(f"recovery.regained.{best}"):
+        follows = "What that does to the generation score is not defined in this run."
+    left = by_side(
         found.side(f"recovery.kl_gone.{best}", 0.5),
         f"Most of the KL can be taken away: {share} by {title}, which comes closest.",
         f"Most of the KL stays: {title}, which comes closest, takes away {share}.",
         f"Whether most of the KL stays is not decided: {title}, which comes closest, takes away {share}.",
     )
+    return f"{left} {follows}"
 
 
 def _text(found: Found) -> str:

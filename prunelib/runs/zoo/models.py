@@ -1,6 +1,6 @@
 """Importance scores, drop plans and compressed models of a run, each computed once and kept in its folder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,8 +29,9 @@ def calibration(run: Run, seed: int | None = None):
     return _sampled(run, f"calibration_seed{seed}", key, settings.calibration, settings.calibration_tokens, seed)
 
 
-TRAINING, HELD = 1000, 2000
-"""Added to the seed of what repairs learn from and of what they are judged on: neither is calibration text."""
+TRAINING, HELD = 1000, 3000
+"""Added to the seed of what repairs learn from and of what they are judged on: neither is calibration text, and the
+learning rates of the repairs were not chosen on the second."""
 
 
 def training(run: Run, seed: int | None = None):
@@ -39,6 +40,12 @@ def training(run: Run, seed: int | None = None):
     key = {"training": settings.training_key, "of_seed": seed}
     sizes = settings.training, settings.training_tokens
     return _sampled(run, f"training_seed{seed}", key, *sizes, TRAINING + seed)
+
+
+def learned_from(run: Run, specs: Iterable[str]) -> dict:
+    """What the key of a table about models needs where one of them is repaired; empty where none is."""
+    parts = (part for spec in specs for part in getattr(parse(spec), "parts", ()))
+    return {"training": run.settings.training_key} if any(part.kind == "recover" for part in parts) else {}
 
 
 def held_samples(run: Run):

@@ -14,7 +14,7 @@ from prunelib.methods.base import JOIN
 from prunelib.paths import data_dir
 from prunelib.runs.progress import report_progress
 from prunelib.runs.run import Run
-from prunelib.runs.zoo.models import Given, compressed_model, plan_of
+from prunelib.runs.zoo.models import Given, compressed_model, learned_from, plan_of
 
 SEEDED = ("drop:mlp:4", "wanda:0.5")
 """What is scored again with other calibration text, in chapters that hold it."""
@@ -100,10 +100,9 @@ def each_model(
     for number, (spec, seed) in enumerate(wanted):
         source = _same_as(run, spec, seed)
         calibrated = parse(source).kind in CALIBRATED
-        repaired = any(part.kind == "recover" for part in getattr(parse(source), "parts", ()))
         slug = source.replace(":", "-").replace(JOIN, "_") + (f"_seed{seed}" if calibrated else "")
         about = {"spec": source, "calibration": [run.settings.calibration_key, seed] if calibrated else None}
-        about |= {"training": run.settings.training_key} if repaired else {}
+        about |= learned_from(run, [source])
         if text is not None:
             slug, about = f"{slug}_{text.name}", about | {"text": text.key}
 
