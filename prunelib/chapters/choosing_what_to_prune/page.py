@@ -12,7 +12,7 @@ from prunelib.report import facts, looks
 from prunelib.report.sentences import Found, by_side
 from prunelib.tasks import shares
 
-NAMES = {HARM: "KL", "var_p": "Var_p", "tv": "total variation", "one_minus_cos_p": "1 − cos p"}
+NAMES = {HARM: "KL", "var_p": "Varₚ", "tv": "total variation", "one_minus_cos_p": "1 − cos p"}
 
 
 def record_setting(ch: Chapter, models: pd.DataFrame, answers: pd.DataFrame, steps: pd.DataFrame) -> None:
