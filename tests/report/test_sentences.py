@@ -303,9 +303,9 @@ CASES = {
     "added": (lambda: predicted(*FORETOLD), lambda: predicted(*UNFORETOLD), "do more harm than", "do less harm than"),
     "passed": (lambda: predicted(*FORETOLD), lambda: predicted(*UNFORETOLD),
                "more than the claim's 5%", "less than the claim's 5%"),
-    "chosen": (at_the_output, in_the_stream, "matter least at the output leave more", "at the output leave less"),
-    "chosen elsewhere": (at_the_output, in_the_stream, "its KL is lower than", "its KL is higher than"),
-    "chosen for choice": (at_the_output, in_the_stream, "it keeps more as well", "it keeps less: the difference"),
+    "chosen": (at_the_output, in_the_stream, "the output leaves more of", "the output leaves less of"),
+    "chosen elsewhere": (at_the_output, in_the_stream, "has a lower KL than", "has a higher KL than"),
+    "chosen for choice": (at_the_output, in_the_stream, "choice it keeps more:", "choice it keeps less:"),
     "drawn": (at_the_output, in_the_stream, "less than those chosen by the KL", "more than those chosen by the KL"),
     "ranked": (at_the_output, in_the_stream, "5 places too early", "5 places too late"),
     "at all numbers": (at_the_output, in_the_stream, "keeps more at 5 of 6", "keeps more at 1 of 6"),
@@ -473,7 +473,7 @@ def test_what_a_run_does_not_foretell_is_said_to_be_open():
 def test_a_choice_that_decides_nothing_is_said_to_be_open():
     said = chosen(0.0, 1.0, 0.0, 0.0, early=0)
     assert (
-        said["answer"].startswith("Not decided: of 4 MLP sublayers dropped") and "is not told apart" in said["output"]
+        said["answer"].startswith("Not decided: with 4 MLP sublayers dropped") and "is not told apart" in said["output"]
     )
     assert "the two are not told apart" in said["choice"] and "not told apart from those chosen" in said["random"]
     assert said["ranks"].count("both rankings are the same") == 2 and "places too" not in said["ranks"]
