@@ -249,7 +249,7 @@ def test_typing_errors_are_answered_before_torch_is_imported(folder):
 def test_progress_only_on_a_terminal(capsys, folder, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     _, out, err = call(capsys, folder, monkeypatch, "--against", "wanda:0.5")
-    assert "Wanda 50%: block 4/4" in err and "Wanda 50% of tiny: 25 of 25 tokens" in err and err.endswith("\r\033[K")
+    assert "Wanda 50%: 4/4" in err and "Wanda 50% of tiny: 25 of 25 tokens" in err and err.endswith("\r\033[K")
     assert out.startswith("dense   tiny\n")
 
 

@@ -186,3 +186,13 @@ def test_help_teaches(capsys):
     text = capsys.readouterr().out
     assert "examples:" in text and "compress --plan plan.json" in text and "Theorem 3" in text
     assert max(map(len, text.splitlines())) <= 120
+
+
+def test_every_example_of_the_help_parses():
+    lines = [line.split() for line in cli.SELECT_EPILOG.splitlines() if line.startswith("  prunelib select")]
+    assert len(lines) >= 4
+    for words in lines:
+        given = cli.commands.commands["select"].make_context("select", words[2:]).params
+        numbers = {name: int(given[name]) for name in ("budget", "sequences", "length", "seed")}
+        request = selection.Request(**{k: v for k, v in given.items() if k != "out"} | numbers)
+        assert request.method.count == numbers["budget"]

@@ -26,7 +26,7 @@ SPACES = {"h": "hidden state h", "z": "logits z", "p": "probabilities p"}
 CRITERIA = {
     "cosine": "cosine in the stream",
     "kl": "KL at the output",
-    "varp": "Var_p at the output",
+    "varp": "Varₚ at the output",
     "tv": "total variation at the output",
     "angular": "angular distance",
     "random": "random",

@@ -89,6 +89,16 @@ def test_difference_by_hand(scores):
         tasks.difference(scores, ["rtn:4"])
 
 
+def test_two_models_on_the_same_items_by_hand(scores):
+    value, lo, hi = tasks.between(scores, ["drop:attn:8"], ["drop:mlp:4"], "generation")
+    assert value == pytest.approx(0.5) and lo <= value <= hi
+    back = tasks.between(scores, ["drop:mlp:4"], ["drop:attn:8"], "generation")
+    assert back == pytest.approx((-value, -hi, -lo))
+    assert tasks.between(scores, ["drop:mlp:4"], ["wanda:0.5"], "choice")[0] == pytest.approx(2 / 3 - 1 / 3)
+    both = tasks.between(scores, ["drop:attn:8", "wanda:0.5"], ["drop:mlp:4"], "generation")[0]
+    assert both == pytest.approx((0.5 + 1) / 2) and tasks.between(scores, ["dense"], ["dense"], "choice")[0] == 0
+
+
 def test_nothing_kept_and_the_same_answers_have_an_exact_bound(scores):
     """Eight passages: none of them right, or none of them answered differently, bounds their share at 0.37."""
     bound = 1 - 0.025 ** (1 / 8)

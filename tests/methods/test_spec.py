@@ -46,7 +46,8 @@ def test_round_trip(spec, label):
 
 @pytest.mark.parametrize(
     ("spec", "canonical"), [("wanda:0.50", "wanda:0.5"), ("rtn:4:sym:g64", "rtn:4:g64:sym"), (" dense ", "dense"),
-                            ("drop:kl:mlp + attn:8", "drop:kl:attn+mlp:8"), ("drop:random:mlp:4:seed0", "drop:random:mlp:4"),
+                            ("drop:kl:mlp + attn:8", "drop:kl:attn+mlp:8"),
+                            ("drop:random:mlp:4:seed0", "drop:random:mlp:4"),
                             ("gptq:4:act:g64", "gptq:4:g64:act"), ("sites:attn:3 + attn:7", "sites:attn:3+attn:7")]
 )  # fmt: skip
 def test_other_spellings_have_one_canonical_form(spec, canonical):

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from prunelib.chapters.case_study import page as case_study
+from prunelib.chapters.choosing_what_to_prune import page as choosing
 from prunelib.chapters.decoding import page as decoding
 from prunelib.chapters.dropping_layers import readouts
 from prunelib.chapters.guide import page as guide
@@ -260,6 +261,48 @@ RESTORED = lambda: brought_back(0.8, 0.2, (0.1, 0.8), (0.5, 0.3))  # noqa: E731
 NOT_RESTORED = lambda: brought_back(0.3, 0.7, (0.7, 0.3), (-0.3, -0.2), gap=-0.2)  # noqa: E731
 
 
+def chosen(gap, ratio=0.5, choice=0.2, random=0.3, rho=0.7, early=5, more=5, again=0.9, seeds=1, draws=3):
+    """A choice by KL against one by the cosine, on page.say's keys."""
+    values = {
+        "select.pair.gap": around(gap),
+        "select.pair.kl": around(0.5),
+        "select.pair.cosine": around(0.1),
+        "select.pair.kl_ratio": around(ratio),
+        "select.pair.choice_gap": around(choice),
+        "select.pair.shared": 1,
+        "select.count": 4,
+        "select.all": 6,
+        "select.more": more,
+        "select.less": 6 - more,
+        "select.surely_more": more - 1,
+        "select.surely_less": 5 - more,
+        "select.kl_all": 6,
+        "select.kl_lower": 4,
+        "select.kl_higher": 1,
+        "select.draws": draws,
+        "select.random.kept": around(0.1),
+        "select.random.gap": around(random),
+        "select.seeds": seeds,
+        "select.undefined": "Nothing is written.",
+    }
+    for kind in ("attn", "mlp"):
+        values |= {
+            f"select.rho.{kind}.kl_dense_pruned": around(rho),
+            f"select.rho.{kind}.again": again,
+            f"select.furthest.{kind}": 22,
+            f"select.furthest.{kind}.early": early,
+        }
+    return choosing.say(made(values))  # fmt: skip
+
+
+def at_the_output():
+    return chosen(0.4)
+
+
+def in_the_stream():
+    return chosen(-0.4, 1.5, -0.2, -0.3, early=-5, more=1, seeds=3)
+
+
 CASES = {
     "restored": (RESTORED, NOT_RESTORED, "and training restores at least half of it", "does not hold here"),
     "calibration": (lambda: brought_back(0.8, 0.2, (0.1, 0.2)), lambda: brought_back(0.8, 0.2, (0.9, 0.95)),
@@ -315,6 +358,13 @@ CASES = {
                "dropped sublayers write slower"),
     "plain": (lambda: guided(0.97, 1.3), lambda: guided(0.97, 1.3, plain_least=1.0),
               "The smallest as plain floats is Drop-4B", "As plain floats no model is smaller"),
+    "chosen": (at_the_output, in_the_stream, "the output leaves more of", "the output leaves less of"),
+    "chosen elsewhere": (at_the_output, in_the_stream, "has a lower KL than", "has a higher KL than"),
+    "chosen for choice": (at_the_output, in_the_stream, "choice it keeps more:", "choice it keeps less:"),
+    "drawn": (at_the_output, in_the_stream, "less than those chosen by the KL", "more than those chosen by the KL"),
+    "ranked": (at_the_output, in_the_stream, "5 places too early", "5 places too late"),
+    "at all numbers": (at_the_output, in_the_stream, "keeps more at 5 of 6", "keeps more at 1 of 6"),
+    "on which text": (at_the_output, in_the_stream, "on one calibration text", "on 3 calibration texts"),
     "theorem": (lambda: theorem(1.1, 1.1), lambda: theorem(3, 3), "predicts within", "does not predict"),
     "head": (lambda: head(0.6, 0.7), lambda: head(1.4, 1.3), "The head shrinks", "The head does not shrink"),
     "gain": (lambda: head(0.6, 0.7), lambda: head(1.4, 1.3), "less than the state", "more than the state"),
@@ -485,6 +535,29 @@ def test_what_the_guide_cannot_say_is_said_to_be_open():
                  | {"guide.plain_least": 1.0, "guide.plain_least_of": "dense"})  # fmt: skip
     assert guide._speed(found) == "No speed has an interval in this run."
     assert guide._size(found).startswith("This run has no model with removed or quantized weights.")
+
+
+def test_a_choice_that_decides_nothing_is_said_to_be_open():
+    said = chosen(0.0, 1.0, 0.0, 0.0, early=0)
+    assert (
+        said["answer"].startswith("Not decided: with 4 MLP sublayers dropped") and "is not told apart" in said["output"]
+    )
+    assert "the two are not told apart" in said["choice"] and "not told apart from those chosen" in said["random"]
+    assert said["ranks"].count("both rankings are the same") == 2 and "places too" not in said["ranks"]
+    none = (None, None, None)
+    said = chosen(0.4, draws=0, again=None)
+    assert said["random"] == "Random drops give no comparison in this run." and "one calibration text" in said["again"]
+    values = {"select.pair.gap": none, "select.pair.kl_ratio": none, "select.pair.choice_gap": none, "select.all": 0,
+              "select.more": 0, "select.less": 0, "select.surely_more": 0, "select.surely_less": 0, "select.draws": 2,
+              "select.random.gap": none, "select.seeds": 1, "select.undefined": "Nothing is written.",
+              "select.pair.shared": 1, "select.count": 4}  # fmt: skip
+    for kind in ("attn", "mlp"):
+        values |= {f"select.rho.{kind}.kl_dense_pruned": none, f"select.rho.{kind}.again": None}
+        values |= {f"select.furthest.{kind}": None, f"select.furthest.{kind}.early": 0}
+    said = choosing.say(made(values))
+    assert said["answer"].startswith("This run cannot tell") and "Nothing is written." in said["answer"]
+    assert "not defined" in said["choice"] and said["ranks"].count("is not defined") == 2
+    assert said["all"].startswith("For no number of sublayers")
 
 
 def test_the_first_layer_is_named_where_it_decides():

@@ -12,7 +12,7 @@ from prunelib.report import facts, looks
 from prunelib.report.sentences import Found, by_side
 from prunelib.tasks import shares
 
-NAMES = {HARM: "KL", "var_p": "Var_p", "tv": "total variation", "one_minus_cos_p": "1 − cos p"}
+NAMES = {HARM: "KL", "var_p": "Varₚ", "tv": "total variation", "one_minus_cos_p": "1 − cos p"}
 
 
 def record_setting(ch: Chapter, models: pd.DataFrame, answers: pd.DataFrame, steps: pd.DataFrame) -> None:
@@ -158,12 +158,12 @@ def say(found: Found) -> dict[str, str]:
     count = found.show("select.count")
     pair = by_side(
         found.side("select.pair.gap", 0.0),
-        f"Yes: of {count} MLP sublayers dropped, those that matter least at the output leave more of generation than "
-        f"those that turn the stream least ({both}); the difference of the shares is {gap}.",
-        f"No: of {count} MLP sublayers dropped, those that matter least at the output leave less of generation than "
-        f"those that turn the stream least ({both}); the difference of the shares is {gap}.",
-        f"Not decided: of {count} MLP sublayers dropped, what those leave that matter least at the output ({both}) is "
-        f"not told apart from what the cosine's choice leaves; the difference of the shares is {gap}.",
+        f"Yes: with {count} MLP sublayers dropped, the choice at the output leaves more of generation than the one in "
+        f"the stream ({both}); the difference of the shares is {gap}.",
+        f"No: with {count} MLP sublayers dropped, the choice at the output leaves less of generation than the one in "
+        f"the stream ({both}); the difference of the shares is {gap}.",
+        f"Not decided: with {count} MLP sublayers dropped, what the choice at the output leaves of generation is not "
+        f"told apart from what the choice in the stream leaves ({both}); the difference of the shares is {gap}.",
     )
     return said | {"answer": f"{pair} {said['all']}"}
 
@@ -189,10 +189,11 @@ def _output(found: Found) -> str:
     rest = f"Of all {known} numbers of sublayers the KL is surely lower at {lower} and surely higher at {higher}."
     return by_side(
         found.side("select.pair.kl_ratio", 1.0),
-        f"On held-out text its KL is higher than that of the cosine's choice, {ratio} times: what was chosen on the "
-        f"calibration text does not carry over. {rest}",
-        f"On held-out text, too, its KL is lower than that of the cosine's choice, {ratio} times. {rest}",
-        f"On held-out text its KL, {ratio} times that of the cosine's choice, is not told apart from it. {rest}",
+        f"On held-out text the choice at the output has a higher KL than the cosine's, {ratio} times: what was chosen "
+        f"on the calibration text does not carry over. {rest}",
+        f"On held-out text the choice at the output has a lower KL than the cosine's, {ratio} times. {rest}",
+        f"On held-out text the KL of the choice at the output, {ratio} times the cosine's, is not told apart from it. "
+        f"{rest}",
     )
 
 
@@ -202,7 +203,7 @@ def _choice(found: Found) -> str:
     gap = found.show("select.pair.choice_gap")
     return by_side(
         found.side("select.pair.choice_gap", 0.0),
-        f"In multiple choice it keeps more as well: the difference is {gap}.",
+        f"In multiple choice it keeps more: the difference is {gap}.",
         f"In multiple choice it keeps less: the difference is {gap}.",
         f"In multiple choice the two are not told apart: the difference is {gap}.",
     )
