@@ -15,6 +15,7 @@ from prunelib import __version__
 from prunelib.errors import NotebookFailed, PrunelibError, nearest
 from prunelib.runs.manual import COMPARE_EPILOG, COMPRESS_EPILOG, EPILOG, KL_EPILOG
 from prunelib.runs.options import DEFAULT_MODEL, FLAGS, RunOptions
+from prunelib.runs.progress import Screen as _Screen
 
 DEFAULT_RUN = Path("runs") / DEFAULT_MODEL / "quick"
 
@@ -389,21 +390,6 @@ def doctor() -> int:
 
 
 # ---------------------------------------------------------------- how it ends
-
-
-class _Screen:
-    """Progress on stderr: one living line on a terminal, plain lines elsewhere."""
-
-    def __init__(self):
-        self.live = sys.stderr.isatty()
-
-    def status(self, text: str) -> None:
-        if self.live:
-            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-
-    def line(self, text: str) -> None:
-        start = "\r\033[K" if self.live else ""
-        print(f"{start}{text}", file=sys.stderr, flush=True)
 
 
 def _refuse_bytes(arguments: list[str]) -> None:

@@ -21,3 +21,18 @@ def report_progress(what: str, done: int, total: int) -> None:
     elif sys.stderr.isatty():
         end = "\n" if done == total else ""
         print(f"\r{what}: {done}/{total}", end=end, file=sys.stderr, flush=True)
+
+
+class Screen:
+    """Progress on stderr: one living line on a terminal, plain lines elsewhere."""
+
+    def __init__(self):
+        self.live = sys.stderr.isatty()
+
+    def status(self, text: str) -> None:
+        if self.live:
+            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+    def line(self, text: str) -> None:
+        start = "\r\033[K" if self.live else ""
+        print(f"{start}{text}", file=sys.stderr, flush=True)
