@@ -71,8 +71,8 @@ def dropped(data: pd.DataFrame, style: Style) -> Drawn:
             rows = data[(data["kind"] == kind) & (data["readout"] == readout)]
             _draw(axis, rows, "x", "kept", names, style)
             axis.axhline(0, color=style.muted, lw=0.8, ls=style.linestyles[2])
-            axis.set(title=f"{_KINDS[kind]}: {looks.READOUTS[readout]}", xlabel="% of layers")
-        row[0].set_ylabel("kept, dense = 1")
+            axis.set(title=_KINDS[kind], xlabel="% of layers")
+        row[0].set_ylabel(f"{looks.READOUTS[readout]} kept")
     own = data[data["run"] != PAPER]
     axes[0, 0].set_ylim(max(-0.6, min(-0.05, -most(-own["lo"]) - 0.03)), min(1.6, max(1.15, most(own["hi"]) + 0.05)))
     style.legend(fig)

@@ -12,7 +12,7 @@ from prunelib.errors import PrunelibError
 from prunelib.files import new_folder, write_json, writing
 from prunelib.report import beside_figures, figures, side_by_side
 from prunelib.report.side_by_side import Shown
-from prunelib.runs import environment, marks
+from prunelib.runs import beside, environment, marks
 
 _SUFFIXES = (".light.svg", ".pdf", ".csv")
 _PAGE = """<!DOCTYPE html>
@@ -31,9 +31,9 @@ img {{ max-width: 100%; height: auto; }}
 </head>
 <body>
 <h1>Runs side by side</h1>
-<p>Verdicts are those of today's rules on the numbers that each run recorded, with 95 % intervals. A claim of two parts is
-supported if both are. Made by <code>prunelib compare</code>; the same as <a href="claims.csv">claims.csv</a> and
-<a href="comparison.json">comparison.json</a>.</p>
+<p>Verdicts are those of today's rules on the numbers that each run recorded, with 95 % intervals. A claim of
+two parts is supported if both are. Made by <code>prunelib compare</code>; the same as
+<a href="claims.csv">claims.csv</a> and <a href="comparison.json">comparison.json</a>.</p>
 <div>{table}</div>
 {figures}
 </body>
@@ -89,6 +89,38 @@ def write(runs: Sequence[Shown], target: Path) -> Path:
     except OSError as error:
         raise PrunelibError(f"cannot write {target}: {error.strerror or error}") from error
     return target / "index.html"
+
+
+PAGE = "book/beside.md"
+"""The page of a book that shows the runs beside its own."""
+
+
+def staged(run: Path, manifest: dict, work: Path) -> dict[str, bytes]:
+    """What :data:`PAGE` needs, by the names of files in a site: ``comparison.json`` and the figures' files.
+
+    Figures are kept in ``work`` and drawn again where their data changed. ``comparison.json`` also has ``figures``
+    (ids) and ``gone``, how many runs were named when this one was made and are not there any more.
+    """
+    folders, gone = others(manifest)
+    runs = side_by_side.read([run, *folders])
+    cards = drawn(runs, work)
+    about = record(runs) | {"figures": [card.id for card in cards], "gone": gone}
+    files = {"comparison.json": (json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()}
+    for card in cards:
+        for suffix in figures.SUFFIXES:
+            files[f"figures/{card.file(suffix).name}"] = card.file(suffix).read_bytes()
+    return files
+
+
+def others(manifest: dict) -> tuple[list[Path], int]:
+    """Folders of the runs beside a run, as it was asked for (``--beside``), and how many of those are gone."""
+    named = [str(given["beside"]) for given in manifest.get("parameters", {}).values() if given.get("beside")]
+    if named:
+        folders = [Path(one.strip()).expanduser() for one in named[0].split(",") if one.strip()]
+        found = [folder for folder in folders if (folder / "manifest.json").is_file()]
+        return found, len(folders) - len(found)
+    about = manifest["model"].get("slug", ""), manifest["profile"]
+    return [one.folder for one in beside.runs_beside("", *about)], 0
 
 
 def page(rows: pd.DataFrame, cards: Sequence[figures.Card]) -> str:

@@ -20,6 +20,7 @@ from prunelib import paths
 from prunelib.errors import PrunelibError
 from prunelib.files import new_folder, read_json, sha256, write_json, writing
 from prunelib.report import (
+    beside_page,
     cite,
     claims,
     drawings,
@@ -257,6 +258,9 @@ def stage(run_dir: Path, source: Path, root: Path | None = None) -> None:
         for name in figure["files"]:
             wanted[f"_extra/figures/{name}"] = schema.plain_file(run_dir, "figures", name).read_bytes()
         wanted[f"_extra/figures/{figure_id}.py.txt"] = drawing_code(figure_id).encode()
+    if beside_page.PAGE in pages_of:
+        files = beside_page.staged(run_dir, manifest, source.parent / "beside")
+        wanted |= {f"_extra/{name}": content for name, content in files.items()}
     wanted["_extra/manifest.json"] = _json(manifest | {"not_run": absent})
     record = claims_record(manifest)
     reference = claims_record(beside.reference_manifest(manifest["model"].get("slug", ""), root))

@@ -146,7 +146,7 @@ def drop_curves(runs: Sequence[Shown]) -> pd.DataFrame:
     """Share of the dense score kept by the share of layers dropped: ``run, kind, readout, x, kept, lo, hi``.
 
     ``x`` is in percent of the model's layers, scores are taken above guessing. The paper's MMLU and GSM8K curves are
-    the run "paper", as far as any run drops.
+    the run "paper", as far as any run drops of that kind.
     """
     parts = []
     for run in runs:
@@ -162,8 +162,8 @@ def drop_curves(runs: Sequence[Shown]) -> pd.DataFrame:
         for readout, figure in READOUTS.items()
         for kind, series in DROPS.items()
     ]
-    furthest = found["x"].max() if len(found) else math.inf
     curves = pd.concat(theirs, ignore_index=True)
+    furthest = curves["kind"].map(found.groupby("kind")["x"].max()).fillna(math.inf)
     return pd.concat([found, curves[curves["x"] <= furthest + 1e-9]], ignore_index=True)[names].astype({"x": float})
 
 

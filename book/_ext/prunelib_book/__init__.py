@@ -4,6 +4,7 @@
 ``figure-index``  all figures by chapter
 ``val``           a number of the run, from the run's manifest
 ``claims-table``  the ledger of claims
+``runs-beside``   claims and curves of the runs beside this one
 ``objections``    what readers of the paper doubted, and the numbers that answer it
 ``methods-table`` the registered methods
 ``profiles-table`` how much each profile measures
@@ -16,6 +17,7 @@ files are also published as they are, at the top of the site.
 """
 
 from prunelib_book import (
+    beside,
     figcard,
     figindex,
     glossary,
@@ -30,7 +32,7 @@ from prunelib_book import (
     val,
 )
 
-_PARTS = (figcard, figindex, glossary, ledger, meta, methods, objections, offline, plain, profiles, search, val)
+_PARTS = (beside, figcard, figindex, glossary, ledger, meta, methods, objections, offline, plain, profiles, search, val)
 
 
 def setup(app) -> dict:

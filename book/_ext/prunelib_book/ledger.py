@@ -87,14 +87,13 @@ def _numbers(row: dict, before: str = "", after: str = "") -> list[nodes.paragra
 
 
 def _evidence(row: dict) -> nodes.paragraph:
-    """Sample, the paper's number, what it cost, and the command."""
-    text = (
-        f"Sample: {evidence.sample_words(row)}. In the paper: {evidence.paper_words(row)}. "
-        f"Computed in: {evidence.cost_words(row)}."
-    )
+    """The paper's number and the command; of what was measured, also the sample and what it cost."""
+    text = f"In the paper: {evidence.paper_words(row)}."
+    if row["status"] == claims.MEASURED:
+        text = f"Sample: {evidence.sample_words(row)}. {text} Computed in: {evidence.cost_words(row)}."
     found = nodes.paragraph("", text, classes=["claim-rule"])
     if row["command"]:
-        found += [nodes.Text(" Again with "), nodes.literal("", row["command"])]
+        found += [nodes.Text(" Run with "), nodes.literal("", row["command"])]
     return found
 
 
