@@ -20,7 +20,7 @@ BANDS = {"1": "1", "2–10": "2–10", "11–100": "11–100", "101–1,000": "1
 def divergences(data: pd.DataFrame, style: Style) -> Drawn:
     """Spread over items of KL(dense ‖ pruned) by model: whole vocabulary, options, as many likely others."""
     labels = list(dict.fromkeys(data["label"]))
-    fig, axis = style.subplots(height=0.36 * len(labels) + 1.2)
+    fig, axis = style.subplots(height=min(0.36 * len(labels), 7) + 1.2)  # at most a page
     shown = {name: look for name, look in looks.subsets(style).items() if name in set(data["subset"])}
     for n, (name, look) in enumerate(shown.items()):
         rows = _clipped(data[data["subset"] == name], labels)

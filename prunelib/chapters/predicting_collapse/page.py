@@ -138,7 +138,8 @@ def _best(found: Found) -> str:
     if best == KL:
         return "No other statistic here has a higher rank correlation."
     gap = found.side("collapse.best_gap", 0.0)
-    higher = f"{NAMES[best]} has a higher one, {found.show(f'collapse.rho.{best}')}"
+    name = NAMES[best][0].upper() + NAMES[best][1:]
+    higher = f"{name} has a higher one, {found.show(f'collapse.rho.{best}')}"
     if gap > 0:
         return f"{higher}, and the difference from KL is told apart from 0."
     return f"{higher}, but the difference from KL is not told apart from 0."
