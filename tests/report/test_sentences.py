@@ -342,7 +342,7 @@ CASES = {
     "foretold": (lambda: predicted(*FORETOLD), lambda: predicted(*UNFORETOLD),
                  "uses ranks compressed models", "does not rank compressed models"),
     "none better": (lambda: predicted(*FORETOLD), lambda: predicted(*UNFORETOLD),
-                    "No other statistic", "variance of Δz under p² has a higher one"),
+                    "No other statistic", "Variance of Δz under p² has a higher one"),
     "choice ranks": (lambda: predicted(*FORETOLD), lambda: predicted(*UNFORETOLD),
                      "worse than KL does", "better than KL does"),
     "parted": (lambda: predicted(*FORETOLD), lambda: predicted(*UNFORETOLD),
