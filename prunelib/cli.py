@@ -4,15 +4,14 @@ Results go to stdout, progress to stderr. Exit codes: 0 ok, 1 a check failed,
 2 usage or bad input (one line on stderr, no traceback).
 """
 
-import os
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import click
 
 from prunelib import __version__
 from prunelib.errors import NotebookFailed, PrunelibError, nearest, refuse_bytes
+from prunelib.runs import commandline
 from prunelib.runs.manual import COMPARE_EPILOG, COMPRESS_EPILOG, EPILOG, KL_EPILOG, SELECT_EPILOG
 from prunelib.runs.options import DEFAULT_MODEL, FLAGS, RunOptions
 from prunelib.runs.progress import Screen
@@ -20,46 +19,8 @@ from prunelib.runs.progress import Screen
 DEFAULT_RUN = Path("runs") / DEFAULT_MODEL / "quick"
 
 
-class _Command(click.Command):
-    """A command whose epilog is printed as it is written."""
-
-    def format_epilog(self, ctx, formatter) -> None:
-        text = self.epilog or ""
-        if "{usage}" in text:  # the methods are imported where they are to be listed
-            from prunelib.methods.base import usage
-
-            text = text.format(usage="\n".join(f"  {line}" for line in usage()))
-        if text:
-            formatter.write(f"\n{text}")
-
-
-class _Group(_Command, click.Group):
-    """The commands; an unknown one is told with the nearest."""
-
-    command_class = _Command
-
-    def invoke(self, ctx):
-        """Whoever reads the output may have seen enough, as in ``| head -1``: click would end in an error then."""
-        try:
-            code = super().invoke(ctx)
-            sys.stdout.flush()
-            return code
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-
-    def resolve_command(self, ctx, args):
-        name = args[0]
-        if self.get_command(ctx, name) is None:
-            known = self.list_commands(ctx)
-            raise click.UsageError(
-                f"unknown command '{name}'{nearest(name, known)}; use one of {', '.join(known)}", ctx
-            )
-        return super().resolve_command(ctx, args)
-
-
 @click.group(
-    cls=_Group,
+    cls=commandline.Group,
     help="Executable companion to 'Demystifying When Pruning Works via Representation Hierarchies'.",
     epilog=EPILOG,
     no_args_is_help=False,
@@ -70,55 +31,12 @@ def commands() -> None:
     pass
 
 
-def _options(*names: str):
-    """The options of a run that a command takes, as :class:`~prunelib.runs.options.RunOptions` describes them."""
-
-    def decorate(function):
-        for one in reversed([one for one in fields(RunOptions) if one.name in names]):
-            about = one.metadata
-            name = f"--{one.name}"
-            function = click.option(
-                name, default=str(one.default), metavar=about["metavar"] or None, help=about["about"]
-            )(function)
-        return function
-
-    return decorate
-
-
-def _folder(flag: str, default: Path | None, text: str):
-    return click.option(
-        flag,
-        "folder",
-        type=Path,
-        default=default,
-        required=default is None,
-        metavar="DIR",
-        help=text + (f" (default {default})" if default else ""),
-    )
-
-
-def _calibration(sequences: int, length: int):
-    """The options of what a method is calibrated on, with their defaults."""
-    told = "self (default: sampled from the model), a .txt or .jsonl file, or hub:DATASET"
-
-    def decorate(function):
-        for name, default, metavar, about in (
-            ("--length", str(length), "N", f"tokens of each (default {length})"),
-            ("--sequences", str(sequences), "N", f"calibration sequences (default {sequences})"),
-            ("--calibration", "self", "TEXT", told),
-        ):
-            function = click.option(name, default=default, metavar=metavar, help=about)(function)
-        return function
-
-    return decorate
-
-
 # ---------------------------------------------------------------- commands
 
 
 @commands.command(help="Execute notebooks on a model; resumes what is unfinished.")
 @click.argument("notebooks", nargs=-1, metavar="[NOTEBOOK]...")
-@_options(*FLAGS)
+@commandline.options(*FLAGS)
 @click.option(
     "-p",
     "given",
@@ -178,7 +96,7 @@ def run(notebooks, given, fresh, dry_run, **flags) -> int:
 
 
 @commands.command(help="Check a run and render it to a site that needs no network.")
-@_folder("--run", DEFAULT_RUN, "run folder")
+@commandline.folder("--run", DEFAULT_RUN, "run folder")
 @click.option("--site", type=Path, default=Path("site"), metavar="DIR", help="output (default site/)")
 @click.option(
     "--reference",
@@ -216,7 +134,7 @@ def book(folder, site, reference, as_pdf) -> int:
 
 
 @commands.command(help="Keep a finished run as the committed reference of its model.")
-@_folder("--run", None, "run folder")
+@commandline.folder("--run", None, "run folder")
 @click.option("--add", is_flag=True, help="add its chapters to the committed reference, which keeps the others")
 def reference(folder, add) -> int:
     from prunelib.chapters import load_figures
@@ -228,11 +146,11 @@ def reference(folder, add) -> int:
 
 
 @commands.command(help="Save a pruned or quantized model that plain transformers loads.", epilog=COMPRESS_EPILOG)
-@_options("model", "revision", "seed", "device", "dtype")
+@commandline.options("model", "revision", "seed", "device", "dtype")
 @click.option("--spec", metavar="SPEC", help="what to do, for example wanda:2:4 (see below)")
 @click.option("--plan", metavar="FILE", help="instead: drop the sublayers of a plan by `prunelib select`")
 @click.option("--out", required=True, metavar="DIR", help="new folder for the compressed model")
-@_calibration(32, 128)
+@commandline.calibration(32, 128)
 def compress(model, revision, seed, device, dtype, spec, plan, out, calibration, sequences, length) -> int:
     from prunelib.methods import parse
     from prunelib.runs import runner, selection
@@ -250,8 +168,7 @@ def compress(model, revision, seed, device, dtype, spec, plan, out, calibration,
     given = {"sequences": sequences, "length": length, "seed": seed}
     sizes = {name: runner.convert(name, text, 0) for name, text in given.items()}
     check_seed(sizes["seed"])
-    screen = Screen()
-    try:
+    with commandline.progress(f"; nothing was written to {out}") as say:
         from prunelib.engine import text
         from prunelib.methods.apply import compress
         from prunelib.models.load import load
@@ -261,32 +178,27 @@ def compress(model, revision, seed, device, dtype, spec, plan, out, calibration,
         refuse_dropped(lm)
         tokens = None
         if method.needs:
-            screen.status(f"calibration: {sequences} × {length} tokens, {calibration} …")
+            say(f"calibration: {sequences} × {length} tokens, {calibration} …")
             tokens = text.calibration(lm, calibration, sizes["sequences"], sizes["length"], sizes["seed"])
-        show = lambda done, total: screen.status(f"{method.label}: {done}/{total}")  # noqa: E731
-        screen.status(f"{method.label} …")
+        say(f"{method.label} …")
+        show = lambda done, total: say(f"{method.label}: {done}/{total}")  # noqa: E731
         made = compress(lm, [method.spec], tokens.ids if tokens else None, progress=show)[method.spec]
-        screen.status(f"writing {out} …")
+        say(f"writing {out} …")
         about = {"code": environment.code_version(), "packages": environment.packages()}
         manifest = save(lm, made, out, tokens, sizes["seed"] if tokens else None, about)
-    except KeyboardInterrupt:
-        screen.line(f"prunelib: interrupted; nothing was written to {out}")
-        return 130
-    finally:
-        screen.status("")
     print(out)
     print(f"{made.label} of {model}: {what_changed(manifest)}, {made.bits_per_weight:.2f} bits a block weight")
     return 0
 
 
 @commands.command(help="Choose sublayers to drop by what their removal does at the output.", epilog=SELECT_EPILOG)
-@_options("model", "revision", "seed", "device", "dtype")
+@commandline.options("model", "revision", "seed", "device", "dtype")
 @click.option("--criterion", default="kl", metavar="NAME", help="kl (default), varp, tv, cosine or random (see below)")
 @click.option("--budget", default="8", metavar="N", help="how many to drop (default 8)")
 @click.option("--kinds", default="attn,mlp", metavar="KINDS", help="attn,mlp (default), attn, mlp or block")
 @click.option("--once", is_flag=True, help="rank once; without it the sites are measured again after every drop")
 @click.option("--out", metavar="FILE", help="also write the plan there, for `prunelib compress --plan`")
-@_calibration(8, 48)
+@commandline.calibration(8, 48)
 def select(out, **given) -> int:
     from prunelib.files import write_json
     from prunelib.report import selection as shown
@@ -295,14 +207,8 @@ def select(out, **given) -> int:
     numbers = ("budget", "sequences", "length", "seed")
     request = selection.Request(**given | {name: runner.convert(name, given[name], 0) for name in numbers})
     target = selection.check_target(out) if out else None
-    screen = Screen()
-    try:
-        found = selection.select(request, screen.status)
-    except KeyboardInterrupt:
-        screen.line("prunelib: interrupted; nothing was written")
-        return 130
-    finally:
-        screen.status("")
+    with commandline.progress("; nothing was written") as say:
+        found = selection.select(request, say)
     if target:
         write_json(target, found.record())
     print(shown.table(found))
@@ -310,13 +216,13 @@ def select(out, **given) -> int:
 
 
 @commands.command(help="Say how far two models' next-token distributions are apart.", epilog=KL_EPILOG)
-@_options("model", "revision", "seed", "device", "dtype")
+@commandline.options("model", "revision", "seed", "device", "dtype")
 @click.option("--against", required=True, metavar="B|SPEC", help="another model, or what to do to this one (see below)")
 @click.option(
     "--text", default="passages", metavar="FILE", help="a .txt or .jsonl file (default: the project's passages)"
 )
 @click.option("--window", metavar="N", help="most tokens that are read together (default 2048, or the models' length)")
-@_calibration(32, 128)
+@commandline.calibration(32, 128)
 @click.option("--json", "as_json", is_flag=True, help="print JSON instead of a table")
 def kl(as_json, **given) -> int:
     import json
@@ -326,14 +232,8 @@ def kl(as_json, **given) -> int:
 
     numbers = [n for n in ("window", "sequences", "length", "seed") if given[n] is not None]
     request = pair.Request(**given | {name: runner.convert(name, given[name], 0) for name in numbers})
-    screen = Screen()
-    try:
-        found = pair.compare(request, screen.status)
-    except KeyboardInterrupt:
-        screen.line("prunelib: interrupted")
-        return 130
-    finally:
-        screen.status("")
+    with commandline.progress() as say:
+        found = pair.compare(request, say)
     print(
         json.dumps(found.record(), indent=1, ensure_ascii=False, allow_nan=False)
         if as_json
@@ -359,7 +259,7 @@ def compare(runs, out, as_json) -> int:
 
 @commands.command(help="Print the BibTeX entry of a figure.")
 @click.argument("figure", metavar="FIGURE-ID")
-@_folder("--run", DEFAULT_RUN, "run folder")
+@commandline.folder("--run", DEFAULT_RUN, "run folder")
 def cite(figure, folder) -> int:
     from prunelib.report import figures
 
@@ -420,25 +320,13 @@ def doctor() -> int:
 # ---------------------------------------------------------------- how it ends
 
 
-def _in_one_line(error: click.ClickException) -> str:
-    """What click found wrong with the arguments, as this program says such things."""
-    context = getattr(error, "ctx", None)
-    if isinstance(error, click.NoSuchOption):
-        known = [name for one in context.command.params for name in one.opts] if context else []
-        message = f"unknown argument {error.option_name}{nearest(error.option_name, known)}"
-    else:
-        message = " ".join(error.format_message().split()).rstrip(".")
-        message = message[:1].lower() + message[1:]
-    return message + (f" (see `{context.command_path} --help`)" if context else "")
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     try:
         refuse_bytes(sys.argv[1:] if arguments is None else arguments)
         return commands.main(arguments, prog_name="prunelib", standalone_mode=False) or 0
     except click.ClickException as error:
-        print(f"prunelib: {_in_one_line(error)}", file=sys.stderr)
+        print(f"prunelib: {commandline.in_one_line(error)}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.filename is None:

@@ -7,7 +7,7 @@ import pandas as pd
 from prunelib.chapters.chapter import Chapter
 from prunelib.chapters.recovery import measure
 from prunelib.chapters.recovery.figures import PRUNED, TEXTS, counted
-from prunelib.report import facts
+from prunelib.report import facts, scores
 from prunelib.report.sentences import Found, by_side, by_verdict, listed
 
 CLAIM = "C15"
@@ -83,7 +83,7 @@ def record(ch: Chapter, answers: pd.DataFrame, table: pd.DataFrame, found: measu
         chosen = [measure.rung_of(spec) for half in best.chosen for spec in half]
         ch.value(f"recovery.{key}.chosen", listed(list(dict.fromkeys(chosen))) or "none", exact=True, fmt="s")
         parts[name] = best.regained
-    ch.claim(CLAIM, parts=parts)
+    ch.claim(CLAIM, parts=parts, over=scores.sample(answers))
 
 
 def record_texts(ch: Chapter, data: pd.DataFrame) -> None:
