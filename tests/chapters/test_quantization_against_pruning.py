@@ -1,6 +1,7 @@
 """The chapter on memory on a tiny model: its own twin, one model alone, grids that are known."""
 
 import copy
+import math
 import re
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from opened import SMALL, open_chapter
 from prunelib.chapters import load_figures
 from prunelib.chapters.quantization_against_pruning import measure, page
 from prunelib.engine import text
-from prunelib.measure import decode
+from prunelib.measure import decode, stats
 from prunelib.report import style
 from prunelib.runs import sources
 from prunelib.runs.zoo import decoding, greedy
@@ -154,3 +155,11 @@ def test_the_paper_s_curves_are_read_as_far_as_they_can_be(ch):
 
 def test_the_panels_are_columns_of_the_table():
     assert decode.COLUMNS[:3] == measure.QUANTITIES[:3] and set(measure.QUANTITIES) <= set(decode.COLUMNS)
+
+
+def test_no_interval_of_tokens_in_common_goes_below_none():
+    steps = pd.DataFrame({"prompt_id": ["a", "b", "c", "d"], "parted": [0, 0, 0, 2]})
+    assert stats.cluster_mean(steps["parted"], steps["prompt_id"])[1] < 0  # what a few prompts alone would say
+    value, lo, hi = measure.mean_of(steps, "parted")
+    assert (value, lo) == (0.5, 0.0) and hi > 0.5
+    assert all(map(math.isnan, measure.mean_of(steps[:0], "parted")))

@@ -1,5 +1,6 @@
 """Quantized and pruned models by the memory of the whole model: scores, first step, greedy texts, grids."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -114,12 +115,20 @@ def by_memory(answers: pd.DataFrame, steps: pd.DataFrame, sizes: pd.DataFrame) -
         own = first[first["spec"] == spec]
         found = {"kept": tuple(kept.loc[spec, ["kept", "lo", "hi"]])}
         if len(own):
-            found["kl"] = stats.cluster_mean(own["kl_dense_pruned"], own["prompt_id"])
-            found["common"] = stats.cluster_mean(own["parted"], own["prompt_id"])
+            found["kl"] = mean_of(own, "kl_dense_pruned")
+            found["common"] = mean_of(own, "parted")
         rows += [(spec, measure, *numbers) for measure, numbers in found.items()]
     table = pd.DataFrame(rows, columns=["spec", "measure", "value", "lo", "hi"])
     about = sizes[["spec", "label", "kind", "share", "four", "similar", "most"]]
     return about.merge(table, on="spec")
+
+
+def mean_of(steps: pd.DataFrame, column: str) -> stats.Interval:
+    """Mean over prompts of what is never below 0, and nor is its interval; NaN where there are no steps."""
+    if not len(steps):
+        return (math.nan,) * 3
+    value, lo, hi = stats.cluster_mean(steps[column], steps["prompt_id"])
+    return value, max(lo, 0.0), hi
 
 
 QUANTITIES = ("one_minus_cos_h", "one_minus_cos_z", "one_minus_cos_p", "rms_dz", "var_dz", "kl_dense_pruned")
@@ -132,7 +141,7 @@ def along_steps(steps: pd.DataFrame, specs: Sequence[str], pair: str) -> pd.Data
     some = steps[(steps["pair"] == pair) & steps["spec"].isin(specs)]
     for (spec, label, step), at in some.groupby(["spec", "label", "step"], sort=False):
         for quantity in QUANTITIES:
-            found = stats.cluster_mean(at[quantity], at["prompt_id"])
+            found = mean_of(at, quantity)
             rows.append(("this run", spec, label, parse(spec).kind, quantity, step, *found))
     names = ["source", "spec", "label", "kind", "quantity", "step", "mean", "lo", "hi"]
     return pd.DataFrame(rows, columns=names)

@@ -125,8 +125,7 @@ def _record_steps(ch: Chapter, steps: pd.DataFrame, four: list[str], similar: li
     groups = {"four": first[first["spec"].isin(four)], "similar": first[first["spec"].isin(similar)]}
     for name, rows in groups.items():
         for column, key in (("kl_dense_pruned", "kl"), ("parted", "common")):
-            found = stats.cluster_mean(rows[column], rows["prompt_id"]) if len(rows) else (math.nan,) * 3
-            ch.value(f"quant.{name}.{key}", *found, fmt=".2g" if key == "kl" else ".1f")
+            ch.value(f"quant.{name}.{key}", *measure.mean_of(rows, column), fmt=".2g" if key == "kl" else ".1f")
     both = first[first["spec"].isin([*four, *similar])].assign(own=first["spec"].isin(four))
     enough = all(map(len, groups.values()))
 
@@ -155,8 +154,7 @@ def record_origin(ch: Chapter, rounding: pd.DataFrame, on_origin: pd.DataFrame, 
             ch.value(f"quant.grid.{name}.{order}", wide.loc[grid, order], exact=True, fmt=".2g")
     for name, rows in (("origin", on_origin), ("beside", steps[steps["spec"] == beside])):
         rows = rows[(rows["pair"] == "direct") & (rows["step"] == 0)]
-        found = stats.cluster_mean(rows["kl_dense_pruned"], rows["prompt_id"]) if len(rows) else (math.nan,) * 3
-        ch.value(f"quant.grid.{name}.kl", *found, fmt=".2g")
+        ch.value(f"quant.grid.{name}.kl", *measure.mean_of(rows, "kl_dense_pruned"), fmt=".2g")
     ch.value("quant.grid.origin.label", parse(measure.ORIGIN).label, exact=True, fmt="s")
     ch.value("quant.grid.beside.label", parse(beside).label, exact=True, fmt="s")
     ch.value("quant.grid.dense", measure.dense_in_blocks(ch), exact=True, fmt=".0%")
