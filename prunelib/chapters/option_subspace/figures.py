@@ -29,7 +29,7 @@ def divergences(data: pd.DataFrame, style: Style) -> Drawn:
         axis.hlines(y, rows["q25"], rows["q75"], color=look["color"], lw=2.2)
         axis.plot(rows["median"], y, ls="", marker=look["marker"], color=look["color"], label=looks.SUBSETS[name])
     axis.set_xscale("log")
-    axis.set(xlabel="KL(dense ‖ pruned) at the answer position, nats", yticks=range(len(labels)), yticklabels=labels)
+    axis.set(xlabel="KL(dense ‖ pruned), nats", yticks=range(len(labels)), yticklabels=labels)
     axis.set_ylim(len(labels) - 0.5, -0.5)
     axis.grid(axis="y", visible=False)
     style.legend(fig)
