@@ -157,8 +157,8 @@ def test_a_set_of_the_hub_by_name(monkeypatch):
                      ("BeIR/scifact-qrels", None, "test")]  # fmt: skip
 
 
-def test_shares_kept_are_paired_with_dense(monkeypatch):
-    from prunelib.chapters.retrieval import measure as chapter
+def test_shares_kept_are_paired_with_dense():
+    from prunelib.runs.zoo import searches
 
     scores = {"dense": (1.0, 0.5, 0.5), "drop:attn:1": (0.5, 0.5, 0.0)}
     rows = [
@@ -166,7 +166,7 @@ def test_shares_kept_are_paired_with_dense(monkeypatch):
         for spec, values in scores.items()
         for q, x in zip("abcdef", values * 2, strict=True)
     ]
-    table = chapter.kept(pd.DataFrame(rows)).set_index("spec")
+    table = searches.kept(pd.DataFrame(rows)).set_index("spec")
     assert table.loc["drop:attn:1", "kept"] == pytest.approx(0.5)
     assert table.loc["dense", ["lo", "hi"]].tolist() == [1, 1]
     assert table.loc["drop:attn:1", "lo"] < 0.5 < table.loc["drop:attn:1", "hi"]
