@@ -139,7 +139,7 @@ def texts(run: Run) -> pd.DataFrame:
         whole = [s for s in specs if text.name == "own" and parse(s).kind != "joined" and repairs.is_whole(run)]
         other = [spec for spec in specs if spec not in whole]
         some = [dense, *([scores.answers(run, whole)] if whole else []),
-                *([scores.answers(run, other, text)] if other else [])]  # fmt: skip
+                *([scores.answers(run, other, text=text)] if other else [])]  # fmt: skip
         table = pd.concat(some, ignore_index=True)
         table = table[table["seed"] == run.seed].drop_duplicates(["spec", "item_id"])
         parts.append(table.assign(text=text.name))

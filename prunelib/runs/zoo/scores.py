@@ -41,7 +41,7 @@ def paper_drops(run: Run) -> list[str]:
 
 
 def answers(
-    run: Run, specs: Sequence[str], seeded: Sequence[tuple[str, int]] = (), text: Given | None = None
+    run: Run, specs: Sequence[str], seeded: Sequence[tuple[str, int]] = (), *, text: Given | None = None
 ) -> pd.DataFrame:
     """Items asked of the dense model and each of ``specs``: a row an item and model (tasks.readouts).
 
