@@ -111,6 +111,12 @@ def share(values, clusters) -> Interval:
     return _floats(share_of(cluster_sums(_counted(values), clusters)))
 
 
+def not_negative(found: Interval) -> Interval:
+    """Of what is never below 0 the interval is not either (NaN stays)."""
+    value, lo, hi = found
+    return value, max(lo, 0.0) if lo == lo else lo, hi
+
+
 def cluster_mean(values, clusters) -> Interval:
     """Mean of ``values`` with a 95 % interval over clusters, in the unit of ``values``.
 

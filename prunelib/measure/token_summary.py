@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from prunelib.measure.paired import mcnemar, paired_bootstrap
-from prunelib.measure.stats import Interval, bootstrap, cluster_mean, of_sums, share
+from prunelib.measure.stats import Interval, bootstrap, cluster_mean, not_negative, of_sums, share
 
 RANKS = 5
 """Most likely tokens that are compared in their order."""
@@ -84,11 +84,11 @@ def _rows(tokens: pd.DataFrame, seed: int) -> Iterator[tuple[str, Interval, str,
     def mean(values) -> Interval:
         return cluster_mean(values, who)
 
-    yield "kl_dense_pruned_mean", _least(mean(forward)), "nats", False
+    yield "kl_dense_pruned_mean", not_negative(mean(forward)), "nats", False
     for percent, found in zip(KL_PERCENTILES, percentiles(forward, who, KL_PERCENTILES, seed), strict=True):
         yield percentile_name("kl_dense_pruned", percent), found, "nats", False
     yield "kl_dense_pruned_max", _alone(forward.max()), "nats", True
-    yield "kl_pruned_dense_mean", _least(mean(column["kl_pruned_dense"])), "nats", False
+    yield "kl_pruned_dense_mean", not_negative(mean(column["kl_pruned_dense"])), "nats", False
     yield "dp_mean", mean(dp), "probability", False
     yield "dp_rms", _rms(dp, who), "probability", False
     yield "dp_max", _alone(dp.max()), "probability", True
@@ -147,15 +147,9 @@ def _alone(value) -> Interval:
     return float(value), float("nan"), float("nan")
 
 
-def _least(found: Interval) -> Interval:
-    """Of what is never below 0 the interval is not either (NaN stays)."""
-    value, lo, hi = found
-    return value, max(lo, 0.0) if lo == lo else lo, hi
-
-
 def _rms(values, who) -> Interval:
     squares = np.stack([np.square(values), np.ones(len(values))], -1)
-    return _least(of_sums(squares, who, lambda s: np.sqrt(np.maximum(s[..., 0], 0) / s[..., 1])))
+    return not_negative(of_sums(squares, who, lambda s: np.sqrt(np.maximum(s[..., 0], 0) / s[..., 1])))
 
 
 def _exponential(found: Interval) -> Interval:

@@ -232,13 +232,13 @@ def compressed(lm, method: Method, *edits: NewWeights | Dropped) -> Compressed:
                     raise PrunelibError(f"{method.label} left {len(missed)} weights untouched, such as {missed[0]}")
             stack.enter_context(edit.applied(lm))  # refuses sites that the model does not have
     changing = next((one for one in getattr(method, "parts", (method,)) if one.kind in ("sparsify", "quantize")), None)
-    gone = {(kind, s.layer) for s in made.sites for kind in (("attn", "mlp") if s.kind == "block" else (s.kind,))}
+    gone = {one for site in made.sites for one in site.sublayers}
     total = stored = 0
     for weight in all_weights(lm):
         inside = weight.path == lm.arch.attn or weight.path.startswith(lm.arch.attn + ".")
         size = weight.shape[0] * weight.shape[1]
         total += size
-        if ("attn" if inside else "mlp", weight.layer) not in gone:
+        if Site("attn" if inside else "mlp", weight.layer) not in gone:
             stored += size * (changing.bits_per_weight(weight.shape) if changing else 16)
     return Compressed(method, edits, stored / total)
 

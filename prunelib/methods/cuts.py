@@ -13,12 +13,6 @@ class Cut(NamedTuple):
     last: Site
 
 
-def expanded(sites: Iterable[Site]) -> set[Site]:
-    """Blocks as both of their sublayers."""
-    return {Site(kind, site.layer) for site in sites
-            for kind in (("attn", "mlp") if site.kind == "block" else (site.kind,))}  # fmt: skip
-
-
 def cuts(sites: Iterable[Site], layers: int, parallel: bool) -> list[Cut]:
     """The cuts of a model of ``layers`` layers, from front to end; one with nothing kept before it is left out.
 
@@ -28,7 +22,7 @@ def cuts(sites: Iterable[Site], layers: int, parallel: bool) -> list[Cut]:
     >>> cuts([Site("mlp", 1), Site("block", 2)], 4, parallel=False)
     [Cut(before=Site(kind='attn', layer=1), last=Site(kind='mlp', layer=2))]
     """
-    gone, found = expanded(sites), []
+    gone, found = {one for site in sites for one in site.sublayers}, []
     order = []
     for layer in range(layers):
         pair = [Site("attn", layer), Site("mlp", layer)]

@@ -200,8 +200,8 @@ def dropped(encoder: Encoder, sites) -> Iterator[None]:
             if not 0 <= site.layer < encoder.n_layers:
                 last = encoder.n_layers - 1
                 raise PrunelibError(f"{site} is out of range: {encoder.name} has layers 0 to {last}")
-            for kind in ("attn", "mlp") if site.kind == "block" else (site.kind,):
-                for module, forward in _stubs(encoder, site.layer, kind):
+            for one in site.sublayers:
+                for module, forward in _stubs(encoder, one.layer, one.kind):
                     stack.enter_context(hooks._replaced_forward(module, forward))
         yield
 

@@ -25,6 +25,11 @@ class Site:
     def __str__(self) -> str:
         return f"{self.kind}:{self.layer}"
 
+    @property
+    def sublayers(self) -> tuple["Site", ...]:
+        """Itself, or both sublayers of a block."""
+        return tuple(Site(kind, self.layer) for kind in ("attn", "mlp")) if self.kind == "block" else (self,)
+
     @classmethod
     def parse(cls, text: str) -> "Site":
         """The site written as ``attn:12``.

@@ -231,3 +231,24 @@ def test_several_pruned_models_stand_below_each_other(ch):
 def test_repairs_alone_are_no_models_of_this_chapter(ch):
     with pytest.raises(PrunelibError, match="temperature repairs a compressed model"):
         measure.chosen(ch, "temperature")
+
+
+@pytest.mark.parametrize(
+    ("regained", "gone", "said"),
+    [
+        (0.4, 0.44, ("brings back most: 40%", "takes away the largest share of the KL: 44%")),
+        (-0.2, -0.1, ("no repair brings anything back, linear map loses least: −20%", "raises the KL least of all")),
+    ],
+)
+def test_the_caption_of_the_ladder_says_what_the_numbers_do(regained, gone, said):
+    scores = {name: 0.5 for base in ("generation", "choice") for name in (base, f"{base}_lo", f"{base}_hi")}
+    kl = {"kl": 0.3, "kl_lo": 0.2, "kl_hi": 0.4}
+    rows = [
+        {"base": "drop:mlp:2", "base_label": "Drop-2M", "rung": rung, "parameters": 9, "trained": False, **scores, **kl}
+        | {f"regained{end}": back for end in ("", "_lo", "_hi")}
+        | {f"kl_gone{end}": less for end in ("", "_lo", "_hi")}
+        for rung, back, less in ((drawn.PRUNED, np.nan, np.nan), ("linear map", regained, gone))
+    ]
+    with style.applied(style.light(), salt="x"):
+        caption = drawn.ladder(pd.DataFrame(rows), style.light()).caption
+    assert all(part in caption for part in said), caption

@@ -127,8 +127,7 @@ def mean_of(steps: pd.DataFrame, column: str) -> stats.Interval:
     """Mean over prompts of what is never below 0, and nor is its interval; NaN where there are no steps."""
     if not len(steps):
         return (math.nan,) * 3
-    value, lo, hi = stats.cluster_mean(steps[column], steps["prompt_id"])
-    return value, max(lo, 0.0), hi
+    return stats.not_negative(stats.cluster_mean(steps[column], steps["prompt_id"]))
 
 
 QUANTITIES = ("one_minus_cos_h", "one_minus_cos_z", "one_minus_cos_p", "rms_dz", "var_dz", "kl_dense_pruned")

@@ -68,11 +68,13 @@ def ladder(data: pd.DataFrame, style: Style) -> Drawn:
     head = ""
     if len(best):
         top = best.loc[best["regained"].idxmax()]
-        three = top[["regained", "regained_lo", "regained_hi"]]
-        head = f"Of the generation score that {top.base_label} lost, {top.rung} brings back most: {_shown(three)}. "
+        three, most = top[["regained", "regained_lo", "regained_hi"]], f"{top.rung} brings back most"
+        most = most if top["regained"] > 0 else f"no repair brings anything back, {top.rung} loses least"
+        head = f"Of the generation score that {top.base_label} lost, {most}: {_shown(three)}. "
     if gone is not None:
         three = gone[["kl_gone", "kl_gone_lo", "kl_gone_hi"]]
-        head += f"Most of the KL, {_shown(three)}, goes by {gone.rung} on {gone.base_label}."
+        less = "takes away the largest share of the KL" if gone["kl_gone"] > 0 else "raises the KL least of all"
+        head += f"On {gone.base_label}, {gone.rung} {less}: {_shown(three)}."
     caption = (
         f"**{head or 'No repair can be judged: nothing was lost, or nothing was there to lose.'}** In brackets: "
         "numbers that were fitted. Multiple choice is above guessing; 95 % intervals over passages (scores) and "

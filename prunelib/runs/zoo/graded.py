@@ -62,8 +62,7 @@ def joint_sets(run: Run, specs: Sequence[str]) -> dict[str, list[str]]:
     for spec in [*nested, *(spec for spec in specs if parse(spec).kind == "drop")]:
         sites = set()
         for site in plan_of(run, spec).sites:
-            kinds = ("attn", "mlp") if site.kind == "block" else (site.kind,)
-            sites |= {f"{kind}:{site.layer}" for kind in kinds}
+            sites |= set(map(str, site.sublayers))
         sites = sorted(sites, key=lambda site: (int(site.partition(":")[2]), site))
         if len(sites) > 1 and sites not in sets.values():
             sets[spec] = sites

@@ -56,7 +56,7 @@ def whole_bytes(stored: pd.DataFrame, spec: str, sites: Iterable[Site] = ()) -> 
     method = parse(spec)
     parts = getattr(method, "parts", (method,))
     changing = next((part for part in parts if part.kind in ("sparsify", "quantize")), None)
-    gone = {(kind, s.layer) for s in sites for kind in (("attn", "mlp") if s.kind == "block" else (s.kind,))}
+    gone = {(one.kind, one.layer) for site in sites for one in site.sublayers}
     bits = 0.0
     for row in stored.itertuples():
         kinds = ("attn", "mlp") if row.part == _BOTH else (row.part,)
