@@ -169,17 +169,17 @@ def compress(model, revision, seed, device, dtype, spec, plan, out, calibration,
     sizes = {name: runner.convert(name, text, 0) for name, text in given.items()}
     check_seed(sizes["seed"])
     with commandline.progress(f"; nothing was written to {out}") as say:
-        from prunelib.engine import text
         from prunelib.methods.apply import compress
         from prunelib.models.load import load
         from prunelib.runs import environment
+        from prunelib.tasks import answered
 
         lm = load(model, revision or None, dtype, device)
         refuse_dropped(lm)
         tokens = None
         if method.needs:
             say(f"calibration: {sequences} × {length} tokens, {calibration} …")
-            tokens = text.calibration(lm, calibration, sizes["sequences"], sizes["length"], sizes["seed"])
+            tokens = answered.calibration(lm, calibration, sizes["sequences"], sizes["length"], sizes["seed"])
         say(f"{method.label} …")
         show = lambda done, total: say(f"{method.label}: {done}/{total}")  # noqa: E731
         made = compress(lm, [method.spec], tokens.ids if tokens else None, progress=show)[method.spec]

@@ -90,11 +90,29 @@ def smallest(scores: "Tensor", count: int) -> "Tensor":
 
     if count == 0:
         return torch.zeros_like(scores, dtype=torch.bool)
-    limit = scores.kthvalue(count, dim=1, keepdim=True).values
+    limit = _kth(scores, count)
     mask = scores < limit
     tied = scores == limit
     missing = count - mask.sum(1, keepdim=True)
+    if torch.equal(tied.sum(1, keepdim=True), missing):  # nearly always: the order of ties need not be found
+        return mask.logical_or_(tied)
     return mask | (tied & (tied.cumsum(1) <= missing))
+
+
+_LONG = 128
+"""From this length of a row on NumPy's selection is faster than torch's on a CPU, up to seven times."""
+
+
+def _kth(scores: "Tensor", count: int) -> "Tensor":
+    """The ``count``-th smallest of each row [R, 1], counted from 1."""
+    import numpy as np
+    import torch
+
+    # NumPy has no bfloat16.
+    if scores.device.type == "cpu" and scores.dtype in (torch.float32, torch.float64) and scores.shape[1] >= _LONG:
+        found = np.partition(scores.detach().numpy(), count - 1, axis=1)[:, count - 1 : count]
+        return torch.from_numpy(np.ascontiguousarray(found))
+    return scores.kthvalue(count, dim=1, keepdim=True).values
 
 
 def removal_mask(scores: "Tensor", pattern: Pattern, per_row: bool) -> "Tensor":

@@ -172,7 +172,8 @@ def _save(chosen: Spec, data, look: style.Style, folder: Path, record: dict, suf
         panels.finish(drawn.fig)
         # Lay out once: each format would do it again, for the same result.
         drawn.fig.draw_without_rendering()
-        drawn.fig.set_layout_engine("none")
+        # Its own "none" leaves a placeholder, for which every savefig would draw all once more: a quarter of the time.
+        drawn.fig._layout_engine = None
         for suffix in suffixes:
             kind = suffix.rsplit(".", 1)[1]
             about = provenance.metadata(kind, chosen.title, record)

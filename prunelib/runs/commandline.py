@@ -81,7 +81,7 @@ def folder(flag: str, default: Path | None, text: str):
 
 def calibration(sequences: int, length: int):
     """The options of what a method is calibrated on, with their defaults."""
-    told = "self (default: sampled from the model), a .txt or .jsonl file, or hub:DATASET"
+    told = "self (default: sampled from the model), answers (its own to questions on passages), a file, or hub:DATASET"
 
     def decorate(function):
         for name, default, metavar, about in (

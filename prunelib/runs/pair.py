@@ -132,9 +132,9 @@ def compare(request: Request, tell: Callable[[str], None] = lambda text: None) -
 
 def _compressed(lm, method: Method, request: Request, tell):
     """What ``prunelib compress`` would save, as (model, context in which it is that, description)."""
-    from prunelib.engine.text import calibration
     from prunelib.methods.apply import compress
     from prunelib.models.dropped import refuse_dropped
+    from prunelib.tasks.answered import calibration
 
     about = {"name": f"{method.label} of {lm.name}", "spec": method.spec, "source": lm.name}
     if method.kind == "dense":

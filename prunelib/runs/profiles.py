@@ -23,7 +23,7 @@ class Profile:
     layer_positions: int = _about("decoding positions a prompt in the trace of all layers")
     calibration: int = _about("calibration sequences")
     calibration_tokens: int = _about("tokens of each calibration sequence")
-    training: int = _about("sequences sampled from the dense model that repairs learn from")
+    training: int = _about("sequences that repairs learn from: samples of the dense model and, up to half, its answers")
     training_tokens: int = _about("tokens of each of these, and of the held-out ones that KL is measured on")
     synthetic: int = _about("effort of the synthetic theorem checks, 1 the smallest")
     seeds: int = _about("calibration seeds, the run's own and those after it")
@@ -49,6 +49,10 @@ class Profile:
     speed_repeats: int = _about("such batches of every model, in turns with the dense one; below 6 give no interval")
     seeded: tuple[str, ...] = _about("specifications compressed again with every calibration seed")
     sparse: tuple[str, ...] = _about("specifications of the sparsity chapter")
+    optioned: tuple[str, ...] = _about(
+        "specifications of the chapter on options, drops of a model of 30 layers; none: those of the chapters on drops "
+        "and on sparsity"
+    )
     decoded: tuple[str, ...] = _about("specifications of the decoding chapter, drops of a model of 30 layers")
     quantized: tuple[str, ...] = _about("quantized specifications of the chapter on memory")
     panels: tuple[str, ...] = _about("specifications compared step by step there, drops of a model of 30 layers")
@@ -79,7 +83,7 @@ class Profile:
     @property
     def training_key(self) -> list:
         """What the tokens that repairs learn from depend on besides model and seed."""
-        return ["self", self.training, self.training_tokens]
+        return ["answers", self.training, self.training_tokens]
 
 
 PROFILES = {
@@ -92,6 +96,7 @@ PROFILES = {
         decode_prompts=3, decode_tokens=6, decode_draws=2, speed_tokens=2, speed_repeats=2,
         seeded=("wanda:0.5", "sparsegpt:0.5"),
         sparse=("wanda:0.5", "wanda:2:4"),
+        optioned=("drop:attn:8", "drop:mlp:4", "wanda:0.5"),
         decoded=("drop:attn:8", "wanda:0.5"),
         quantized=("rtn:4:g64",),
         panels=("drop:attn:8", "wanda:0.5", "rtn:4:g64"),
@@ -106,15 +111,16 @@ PROFILES = {
         encoder_drops={"attn": (2,), "mlp": (2,)},
     ),
     "quick": Profile(
-        prompts=32, new_tokens=32, layer_positions=8, calibration=16, calibration_tokens=64, synthetic=4, seeds=2,
-        training=16, training_tokens=64,
-        option_passages=5, texts=12, step_positions=16, site_tokens=16, passages=12,
+        prompts=24, new_tokens=32, layer_positions=8, calibration=16, calibration_tokens=64, synthetic=4, seeds=2,
+        training=16, training_tokens=192,
+        option_passages=4, texts=8, step_positions=16, site_tokens=16, passages=10,
         long_prompts=6, long_tokens=48, case_texts=2, documents=12, benchmark_items=16, skill_items=40,
-        removal_sequences=6, removal_tokens=24, random_draws=3, selection_seeds=1,
-        decode_prompts=10, decode_tokens=24, decode_draws=8,
+        removal_sequences=4, removal_tokens=24, random_draws=3, selection_seeds=1,
+        decode_prompts=6, decode_tokens=16, decode_draws=8,
         speed_tokens=8, speed_repeats=6,
         seeded=("wanda:0.5", "sparsegpt:0.5"),
         sparse=("magnitude:0.5", "wanda:0.3", "wanda:0.5", "wanda:2:4", "sparsegpt:0.5"),
+        optioned=("drop:attn:8", "drop:mlp:4", "wanda:0.5", "wanda:2:4"),
         decoded=("drop:attn:8", "wanda:0.5", "rtn:4:g64"),
         quantized=("rtn:4:g64", "gptq:4:g64", "awq:4:g64"),
         panels=("drop:attn:8", "wanda:4:8", "wanda:0.5", "sparsegpt:0.5", "rtn:4:g64", "gptq:4:g64", "awq:4:g64"),
@@ -127,12 +133,12 @@ PROFILES = {
         compared=("wanda:0.5", "drop:mlp:2+linear"),
         lettered=(),  # a third of the time of an item
         drops={"attn": (4, 8), "mlp": (2, 4), "block": (4,)},
-        selected={"mlp": (2, 4, 8), "joint": (4, 8)},
+        selected={"mlp": (2, 4), "joint": (4, 8)},
         encoder_drops={"attn": (2, 4, 6), "mlp": (4,), "block": (2,)},
     ),
     "full": Profile(
         prompts=40, new_tokens=64, layer_positions=16, calibration=64, calibration_tokens=64, synthetic=8, seeds=3,
-        training=256, training_tokens=128,
+        training=56, training_tokens=192,
         option_passages=24, texts=40, step_positions=64, site_tokens=32, passages=60,
         long_prompts=40, long_tokens=96, case_texts=8, documents=60, benchmark_items=32, skill_items=80,
         removal_sequences=12, removal_tokens=48, random_draws=5, selection_seeds=3,
@@ -141,19 +147,20 @@ PROFILES = {
         seeded=("wanda:0.5", "wanda:2:4", "sparsegpt:0.5", "sparsegpt:2:4"),
         sparse=tuple(f"{name}:{pattern}" for name in ("magnitude", "wanda", "sparsegpt")
                      for pattern in ("0.3", "0.5", "0.7", "2:4", "4:8")),
+        optioned=(),
         decoded=("drop:attn:8", "drop:mlp:4", "wanda:0.5", "wanda:4:8", "sparsegpt:0.5",
                  "rtn:4:g64", "gptq:4:g64", "awq:4:g64"),
         quantized=("rtn:4:g64", "gptq:4:g64", "awq:4:g64", "rtn:3:g64", "gptq:3:g64"),
         panels=("drop:attn:8", "wanda:4:8", "wanda:0.5", "sparsegpt:0.5", "rtn:4:g64", "gptq:4:g64", "awq:4:g64"),
         graded=("drop:attn:2", "drop:mlp:1", "rtn:4:g64", "rtn:3:g64", "rtn:2:g64",
                 "gptq:4:g64", "gptq:3:g64", "awq:4:g64"),
-        criteria=("kl", "varp", "tv"),
+        criteria=("kl", "varp"),
         repaired=("drop:mlp:2", "drop:mlp:4", "drop:attn:8", "wanda:0.5"),
         rungs=("temperature", "norm", "linear", "head:16", "lora:8", "linear+lora:8", "full:2"),
         compared=("wanda:0.5", "sparsegpt:0.5", "drop:mlp:2+linear", "drop:mlp:4+linear"),
         lettered=("dense", "drop"),
         drops={"attn": (4, 8, 12, 16), "mlp": (2, 4, 6), "block": (2, 4, 6)},
-        selected={"attn": (2, 4, 8, 12), "mlp": (2, 4, 8, 12), "joint": (4, 8, 12), "block": (2, 4, 6)},
+        selected={"attn": (4, 8), "mlp": (2, 4, 8), "joint": (4, 8, 12), "block": (2, 4)},
         encoder_drops=dict.fromkeys(("attn", "mlp", "block"), (1, 2, 3, 4, 6)),
     ),
 }  # fmt: skip

@@ -102,9 +102,9 @@ def select(request: Request, tell: Callable[[str], None] = lambda text: None) ->
 
     Raises PrunelibError in one line for what a user can fix.
     """
-    from prunelib.engine.text import calibration
     from prunelib.models.dropped import refuse_dropped
     from prunelib.models.load import load
+    from prunelib.tasks.answered import calibration
 
     method = request.method
     tell(f"loading {request.model} …")

@@ -45,6 +45,12 @@ def prompt(item: Item, shown: Sequence[Item], letters: bool = False) -> str:
     return f"{shown[0].passage}\n\n{example}\n\n\n{item.passage}\n\n{_question(item, letters)}"
 
 
+def conversation(answered: Sequence[tuple[Item, str]], shown: Sequence[Item]) -> str:
+    """The text of :func:`prompt` with several questions on one passage, each with an answer."""
+    (first, answer), *others = answered
+    return "\n\n".join([f"{prompt(first, shown)} {answer}", *(f"{_question(i, False)} {a}" for i, a in others)])
+
+
 def _question(item: Item, letters: bool) -> str:
     listed = "".join(f"{letter}. {option}\n" for letter, option in zip(LETTERS, item.options, strict=False))
     return f"Question: {item.question}\n{listed if letters else ''}Answer:"

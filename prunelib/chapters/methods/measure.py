@@ -15,7 +15,15 @@ from prunelib.measure.stats import cluster_mean, smooth
 from prunelib.methods import Method, default_specs, of_kind, parse, parse_list
 from prunelib.runs.progress import report_progress
 from prunelib.runs.run import Run
-from prunelib.runs.zoo.models import WHOLE, calibration, compressed_model, learned_from, save_weights, saved_weights
+from prunelib.runs.zoo.models import (
+    WHOLE,
+    calibration,
+    compressed_model,
+    learned_from,
+    save_weights,
+    saved_weights,
+    scaled,
+)
 
 KINDS = ("dense", "sparsify", "quantize", "drop", "joined")
 """Kinds of methods that this chapter compares."""
@@ -46,9 +54,7 @@ class Walk:
 
 def drop_specs(run: Run) -> tuple[str, ...]:
     """Attention, MLP and block drops of the sizes used throughout: 8, 4 and 4 of 30 layers."""
-    layers = run.model["n_layers"]
-    share = {"attn": 8, "mlp": 4, "block": 4}
-    return tuple(f"drop:{kind}:{max(1, layers * n // 30)}" for kind, n in share.items())
+    return tuple(scaled(run, ["drop:attn:8", "drop:mlp:4", "drop:block:4"]))
 
 
 def families(named: Iterable[Method]) -> list[tuple[str, ...]]:

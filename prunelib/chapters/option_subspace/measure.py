@@ -9,6 +9,7 @@ from prunelib.methods import parse_list
 from prunelib.paths import data_dir
 from prunelib.runs.run import Run
 from prunelib.runs.zoo import scores
+from prunelib.runs.zoo.models import scaled
 
 KINDS = ("drop", "sparsify")
 """Kinds of methods that this chapter compares."""
@@ -18,8 +19,9 @@ SHOWN = 10
 
 
 def chosen(run: Run, specs: str = "") -> list[str]:
-    """The notebook's comma-separated ``specs``, or the profile's drops and sparse models."""
-    return [method.spec for method in parse_list(specs)] or [*scores.drop_specs(run), *run.settings.sparse]
+    """The notebook's comma-separated ``specs``, or the profile's ``optioned``, or its drops and sparse models."""
+    given = [method.spec for method in parse_list(specs)] or scaled(run, run.settings.optioned)
+    return given or [*scores.drop_specs(run), *run.settings.sparse]
 
 
 def options(run: Run, specs: Sequence[str]) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from prunelib.measure import stats
 from prunelib.methods import parse, parse_list
 from prunelib.runs.run import Run
 from prunelib.runs.zoo import greedy, memory, scores
+from prunelib.runs.zoo.models import scaled
 from prunelib.tasks import equal_memory, shares
 
 KINDS = ("drop", "sparsify", "quantize")
@@ -45,20 +46,13 @@ def chosen(run: Run, specs: str = "") -> Models:
     """
     if given := [method.spec for method in parse_list(specs)]:
         return Models(given, given, given)
-    settings, layers = run.settings, run.model["n_layers"]
-    panels = [_scaled(spec, layers) for spec in settings.panels]
+    settings = run.settings
+    panels = scaled(run, settings.panels)
     matched = same_memory(run)
     pruned = [*scores.drop_specs(run), *settings.sparse]
     scored = list(dict.fromkeys([*panels, matched, *settings.quantized, *pruned]))
     read = scored if run.profile == "full" else list(dict.fromkeys([*panels, matched]))
     return Models(panels, read, scored)
-
-
-def _scaled(spec: str, layers: int) -> str:
-    """A drop of a model of 30 layers, in one of ``layers``."""
-    name, _, rest = spec.partition(":")
-    kind, _, count = rest.partition(":")
-    return f"drop:{kind}:{max(1, layers * int(count) // 30)}" if name == "drop" else spec
 
 
 def same_memory(run: Run) -> str:
@@ -181,13 +175,14 @@ def in_blocks(values):
     """``values`` [rows, width] at 16 levels from the smallest to the largest of every block of 32 neighbours."""
     import torch
 
-    parts = []
-    for block in values.split(BLOCK, dim=1):
-        low, high = block.amin(1, keepdim=True), block.amax(1, keepdim=True)
-        step = (high - low) / (2**BITS - 1)
-        step = step.masked_fill(step == 0, 1)
-        parts.append(((block - low) / step).round() * step + low)
-    return torch.cat(parts, 1)
+    width = values.shape[1]
+    # The last block of a row may be shorter: repeating its last value changes neither of its ends.
+    short = values[:, -1:].expand(-1, -width % BLOCK)
+    blocks = torch.cat([values, short], 1).unflatten(1, (-1, BLOCK))
+    low, high = blocks.aminmax(dim=-1, keepdim=True)
+    step = (high - low) / (2**BITS - 1)
+    step = step.masked_fill(step == 0, 1)
+    return ((blocks - low) / step).round_().mul_(step).add_(low).flatten(1)[:, :width]
 
 
 def dense_in_blocks(run: Run) -> float:

@@ -9,7 +9,7 @@ from prunelib.measure import stats
 from prunelib.methods import parse, parse_list
 from prunelib.runs.run import Run
 from prunelib.runs.zoo import repairs, scores
-from prunelib.runs.zoo.models import repair_seconds
+from prunelib.runs.zoo.models import ANSWERS, repair_seconds, scaled, training_text
 from prunelib.tasks import regained, shares
 
 KINDS = ("drop", "sparsify")
@@ -24,10 +24,8 @@ Repairs = Mapping[str, Sequence[str]]
 
 def chosen(run: Run, specs: str = "") -> Repairs:
     """The notebook's comma-separated ``specs``, or the profile's, each with the repairs that it can have."""
-    layers = run.model["n_layers"]
     given = [method.spec for method in parse_list(specs)]
-    bases = given or dict.fromkeys(repairs.scaled(spec, layers) for spec in run.settings.repaired)
-    return repairs.repaired_specs(run, list(bases), run.settings.rungs)
+    return repairs.repaired_specs(run, given or scaled(run, run.settings.repaired), run.settings.rungs)
 
 
 def models(found: Repairs) -> list[str]:
@@ -54,6 +52,12 @@ def histories(run: Run, found: Repairs) -> tuple[pd.DataFrame, pd.DataFrame]:
 def seconds(run: Run, found: Repairs) -> dict[str, float]:
     """How long each repair took where it was made; of several, the last."""
     return {spec: repair_seconds(run, spec) for repaired in found.values() for spec in repaired}
+
+
+def answered_rows(run: Run) -> int:
+    """How many of the rows that repairs learn from are answers of the dense model."""
+    text = training_text(run)
+    return int(text.loc[text["source"] == ANSWERS, "sequence"].nunique())
 
 
 def rung_of(spec: str) -> str:
@@ -129,9 +133,7 @@ def texts(run: Run) -> pd.DataFrame:
 
     The columns of zoo.scores with ``text`` (own, given); the dense model stands in both.
     """
-    layers = run.model["n_layers"]
-    specs = [repairs.scaled(spec, layers) for spec in run.settings.compared]
-    specs = list(dict.fromkeys(spec for spec in specs if repairs.fits(run, spec)))
+    specs = [spec for spec in scaled(run, run.settings.compared) if repairs.fits(run, spec)]
     dense = scores.answers(run, [])
     parts = []
     for text in repairs.equal_texts(run):

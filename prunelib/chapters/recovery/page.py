@@ -55,6 +55,8 @@ def record(ch: Chapter, answers: pd.DataFrame, table: pd.DataFrame, found: measu
     for name, number in (
         ("models", len(found)),
         ("tokens", settings.training * settings.training_tokens),
+        ("rows", settings.training),
+        ("answered", measure.answered_rows(ch)),
         ("sequences", settings.texts),
         ("passages", answers["passage_id"].nunique()),
     ):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from prunelib.runs.run import Run
+from prunelib.runs.zoo.models import scaled
 from prunelib.runs.zoo.scores import each_model
 
 
@@ -23,12 +24,7 @@ class _Asked(NamedTuple):
 
 def decoded_specs(run: Run) -> list[str]:
     """The profile's models of the decoding chapter; drops scaled to the depth of the run's model."""
-    layers, found = run.model["n_layers"], {}
-    for spec in run.settings.decoded:
-        name, _, rest = spec.partition(":")
-        kind, _, count = rest.partition(":")
-        found[f"drop:{kind}:{max(1, layers * int(count) // 30)}" if name == "drop" else spec] = None
-    return list(found)
+    return scaled(run, run.settings.decoded)
 
 
 def decoding(run: Run, specs: Sequence[str]) -> pd.DataFrame:

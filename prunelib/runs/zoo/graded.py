@@ -8,7 +8,7 @@ from prunelib.methods import parse
 from prunelib.methods.base import JOIN
 from prunelib.runs.run import Run
 from prunelib.runs.zoo import one_step
-from prunelib.runs.zoo.models import compressed_model, plan_of
+from prunelib.runs.zoo.models import compressed_model, plan_of, scaled
 from prunelib.runs.zoo.scores import SEEDED, drop_specs
 
 
@@ -17,13 +17,7 @@ def graded_specs(run: Run) -> list[str]:
 
     Drops are scaled to the depth of the run's model.
     """
-    layers, found = run.model["n_layers"], dict.fromkeys([*drop_specs(run), *run.settings.sparse])
-    for spec in run.settings.graded:
-        method = parse(spec)
-        if method.name == "drop":
-            spec = f"drop:{method.ranking}:{max(1, layers * method.count // 30)}"
-        found[spec] = None
-    return list(found)
+    return list(dict.fromkeys([*drop_specs(run), *run.settings.sparse, *scaled(run, run.settings.graded)]))
 
 
 def models_of(run: Run, specs: Sequence[str]) -> list[tuple[str, int]]:

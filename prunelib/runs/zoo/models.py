@@ -35,11 +35,35 @@ learning rates of the repairs were not chosen on the second."""
 
 
 def training(run: Run, seed: int | None = None):
-    """Token ids [n, length] that repairs learn from, sampled from the dense model; a table of the run."""
+    """Token ids [n, length] that repairs learn from: :func:`training_text` without the rest."""
+    return _ids(training_text(run, seed))
+
+
+SAMPLES, ANSWERS = "samples", "answers"
+
+
+def training_text(run: Run, seed: int | None = None) -> pd.DataFrame:
+    """What repairs learn from, a table of the run: ``sequence, position, token, source``.
+
+    In turn a row sampled from the dense model (:data:`SAMPLES`) and one of its :data:`ANSWERS` to questions on
+    passages that no item is about (tasks.answered); samples alone where there are no more answers of that length.
+    """
     seed, settings = run.seed if seed is None else seed, run.settings
-    key = {"training": settings.training_key, "of_seed": seed}
-    sizes = settings.training, settings.training_tokens
-    return _sampled(run, f"training_seed{seed}", key, *sizes, TRAINING + seed)
+    n, length = settings.training, settings.training_tokens
+
+    def compute() -> pd.DataFrame:
+        import torch
+
+        from prunelib.engine import text
+        from prunelib.tasks.answered import answered
+
+        own = answered(run.lm, n // 2, length, TRAINING + seed)
+        samples, k = text.calibration(run.lm, "self", n - len(own), length, TRAINING + seed).ids, len(own)
+        rows = torch.cat([torch.stack([samples[:k], own], 1).flatten(0, 1), samples[k:]])
+        names = [SAMPLES, ANSWERS] * k + [SAMPLES] * (n - 2 * k)
+        return _token_table(rows).assign(source=np.repeat(names, length))
+
+    return run.table(f"training_seed{seed}", {"training": settings.training_key, "of_seed": seed}, compute)
 
 
 def learned_from(run: Run, specs: Iterable[str]) -> dict:
@@ -59,14 +83,22 @@ def _sampled(run: Run, name: str, key: dict, n: int, length: int, seed: int):
     def compute() -> pd.DataFrame:
         from prunelib.engine import text
 
-        ids = text.calibration(run.lm, "self", n, length, seed).ids
-        columns = {"sequence": np.repeat(np.arange(n), length), "position": np.tile(np.arange(length), n)}
-        return pd.DataFrame(columns | {"token": ids.flatten().numpy()})
+        return _token_table(text.calibration(run.lm, "self", n, length, seed).ids)
 
+    return _ids(run.table(name, key, compute))
+
+
+def _token_table(ids) -> pd.DataFrame:
+    n, length = ids.shape
+    columns = {"sequence": np.repeat(np.arange(n), length), "position": np.tile(np.arange(length), n)}
+    return pd.DataFrame(columns | {"token": ids.flatten().numpy()})
+
+
+def _ids(table: pd.DataFrame):
+    """Token ids [n, length] of a table of rows of one length."""
     import torch
 
-    table = run.table(name, key, compute)
-    return torch.from_numpy(table["token"].to_numpy().copy()).view(n, length)
+    return torch.from_numpy(table["token"].to_numpy().copy()).view(int(table["sequence"].iloc[-1]) + 1, -1)
 
 
 def drop_order(run: Run, seed: int | None = None) -> pd.DataFrame:
@@ -164,6 +196,20 @@ def share_of(layers: int, count: int) -> int:
     (8, 3, 1)
     """
     return max(1, layers * count // 30)
+
+
+def scaled(run: Run, specs: Iterable[str]) -> list[str]:
+    """Specifications whose drops are of a model of 30 layers, for the run's model, each once."""
+    layers = run.model["n_layers"]
+
+    def own(spec: str) -> str:
+        parts = getattr(parse(spec), "parts", (parse(spec),))
+        return JOIN.join(
+            f"drop:{part.ranking}:{share_of(layers, part.count)}" if part.name == "drop" else part.spec
+            for part in parts
+        )
+
+    return list(dict.fromkeys(own(spec) for spec in specs))
 
 
 # ---------------------------------------------------------------- weights that took calibration to find

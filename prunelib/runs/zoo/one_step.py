@@ -24,10 +24,9 @@ def held_out(run: Run) -> list[tuple[str, list[int]]]:
 def passages() -> list[tuple[str, str]]:
     """(id, text) of those that no profile asks an item of."""
     from prunelib.engine.text import load_prompts
-    from prunelib.runs.profiles import PROFILES
+    from prunelib.tasks.answered import ASKED
 
-    asked = max(profile.passages for profile in PROFILES.values())
-    return [(one.id, one.text) for one in load_prompts(str(data_dir() / "tasks" / "passages.jsonl"))[asked:]]
+    return [(one.id, one.text) for one in load_prompts(str(data_dir() / "tasks" / "passages.jsonl"))[ASKED:]]
 
 
 def one_step(run: Run, specs: Sequence[str]) -> pd.DataFrame:

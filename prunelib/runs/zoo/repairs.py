@@ -14,15 +14,6 @@ from prunelib.runs.zoo.one_step import passages
 from prunelib.runs.zoo.scores import each_model
 
 
-def scaled(spec: str, layers: int) -> str:
-    """A specification whose drops are of a model of 30 layers, for one of ``layers``; repairs stay as they are."""
-    found = []
-    for part in getattr(parse(spec), "parts", (parse(spec),)):
-        drop = part.name == "drop"
-        found.append(f"drop:{part.ranking}:{max(1, layers * part.count // 30)}" if drop else part.spec)
-    return JOIN.join(found)
-
-
 def repaired_specs(run: Run, bases: Sequence[str], rungs: Sequence[str]) -> dict[str, list[str]]:
     """Each of ``bases`` with its repairs by ``rungs``, those that it can have: a specification that cannot be parsed,
     or not be folded into weights of the run's model, is left out."""

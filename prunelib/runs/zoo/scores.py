@@ -14,7 +14,7 @@ from prunelib.methods.base import JOIN
 from prunelib.paths import data_dir
 from prunelib.runs.progress import report_progress
 from prunelib.runs.run import Run
-from prunelib.runs.zoo.models import Given, compressed_model, learned_from, plan_of
+from prunelib.runs.zoo.models import Given, compressed_model, learned_from, plan_of, scaled
 
 SEEDED = ("drop:mlp:4", "wanda:0.5")
 """What is scored again with other calibration text, in chapters that hold it."""
@@ -26,18 +26,12 @@ CALIBRATED = ("sparsify", "quantize", "joined")
 
 def drop_specs(run: Run) -> list[str]:
     """The drops of this run's profile, scaled to the depth of its model."""
-    layers = run.model["n_layers"]
-    counts = {
-        kind: dict.fromkeys(max(1, layers * n // 30) for n in numbers) for kind, numbers in run.settings.drops.items()
-    }
-    return [f"drop:{kind}:{n}" for kind, numbers in counts.items() for n in numbers]
+    return scaled(run, [f"drop:{kind}:{n}" for kind, numbers in run.settings.drops.items() for n in numbers])
 
 
 def paper_drops(run: Run) -> list[str]:
     """Drop-4 and Drop-8 of attention, MLP and blocks, as in the paper's case study, scaled to the model's depth."""
-    layers = run.model["n_layers"]
-    counts = dict.fromkeys(max(1, layers * n // 30) for n in (4, 8))
-    return [f"drop:{kind}:{n}" for kind in ("attn", "mlp", "block") for n in counts]
+    return scaled(run, [f"drop:{kind}:{n}" for kind in ("attn", "mlp", "block") for n in (4, 8)])
 
 
 def answers(
