@@ -26,13 +26,14 @@ specifications:
   measured again after each (drop:kl:mlp:8:once: not), KINDS: attn, mlp, attn+mlp, block; varp and tv likewise; each
   removal reads all calibration tokens, so give it few: --sequences 8 --length 48. drop:random:mlp:8:seed3 draws.
   + joins methods: wanda:0.5+drop:mlp:4 removes weights, then sublayers; drop:mlp:4+lora:8 repairs what it dropped,
-  from the calibration tokens. R is a rank.
+  from the calibration tokens. R is a rank. --calibration answers: the model's own answers to questions on passages,
+  at most 28 sequences, none of which the chapters ask about.
 
 examples:
   prunelib compress --spec wanda:2:4 --out smollm2-wanda
   prunelib compress --spec drop:attn:8 --out smollm2-drop8a --calibration my-texts.txt
   prunelib compress --plan plan.json --out smollm2-drop8
-  prunelib compress --spec drop:mlp:4+linear --out smollm2-repaired --sequences 64
+  prunelib compress --spec drop:mlp:4+linear --out smollm2-repaired --calibration answers --sequences 28 --length 256
   prunelib compress --model Qwen/Qwen2.5-0.5B --spec gptq:4:g64 --out qwen-gptq4 --sequences 128 --length 256
 
 DIR loads with AutoModelForCausalLM.from_pretrained, prunelib.load or `prunelib run --model DIR`. Its weights are

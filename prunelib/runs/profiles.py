@@ -89,7 +89,7 @@ class Profile:
 PROFILES = {
     "smoke": Profile(
         prompts=4, new_tokens=8, layer_positions=2, calibration=2, calibration_tokens=64, synthetic=1, seeds=2,
-        training=6, training_tokens=32,
+        training=8, training_tokens=32,
         option_passages=2, texts=6, step_positions=3, site_tokens=8, passages=4,
         long_prompts=3, long_tokens=24, case_texts=1, documents=8, benchmark_items=2, skill_items=6,
         removal_sequences=2, removal_tokens=8, random_draws=2, selection_seeds=1,
@@ -112,7 +112,7 @@ PROFILES = {
     ),
     "quick": Profile(
         prompts=24, new_tokens=32, layer_positions=8, calibration=16, calibration_tokens=64, synthetic=4, seeds=2,
-        training=16, training_tokens=192,
+        training=12, training_tokens=256,
         option_passages=4, texts=8, step_positions=16, site_tokens=16, passages=10,
         long_prompts=6, long_tokens=48, case_texts=2, documents=12, benchmark_items=16, skill_items=40,
         removal_sequences=4, removal_tokens=24, random_draws=3, selection_seeds=1,
@@ -138,7 +138,7 @@ PROFILES = {
     ),
     "full": Profile(
         prompts=40, new_tokens=64, layer_positions=16, calibration=64, calibration_tokens=64, synthetic=8, seeds=3,
-        training=56, training_tokens=192,
+        training=48, training_tokens=256,
         option_passages=24, texts=40, step_positions=64, site_tokens=32, passages=60,
         long_prompts=40, long_tokens=96, case_texts=8, documents=60, benchmark_items=32, skill_items=80,
         removal_sequences=12, removal_tokens=48, random_draws=5, selection_seeds=3,

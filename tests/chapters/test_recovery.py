@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from opened import SMALL, open_chapter
+from tiny_files import tokenizer
 
 from prunelib.chapters import load_figures
 from prunelib.chapters.recovery import figures as drawn
@@ -15,6 +16,7 @@ from prunelib.chapters.recovery import measure, page
 from prunelib.errors import PrunelibError
 from prunelib.measure.distances import kl
 from prunelib.methods import apply
+from prunelib.models.lm import LM
 from prunelib.report import figures, style
 from prunelib.runs import sources
 from prunelib.runs.profiles import PROFILES
@@ -159,6 +161,16 @@ def test_two_texts_of_equal_size(ch, monkeypatch):
     assert all(torch.equal(value, wanda[1].weights[key]) for key, value in wanda[0].weights.items())
 
 
+def test_half_of_what_is_learned_from_are_answers_and_a_third_text_of_equal_size(make_model, tmp_path):
+    lm = LM.from_model(make_model("llama", max_position_embeddings=1024), tokenizer())
+    sizes = {"training": 9, "training_tokens": 20, "calibration": 5, "calibration_tokens": 16}
+    ch = opened(tmp_path, lm, replace(SETTINGS, **sizes))
+    ids = models.training(ch)
+    assert ids.shape == (9, 20) and repairs.answered_places(ch) == [1, 3, 5, 7] and measure.answered(ch) == 4
+    assert [len(text.ids(ch).flatten()) for text in repairs.equal_texts(ch)] == [80, 80, 80]
+    assert torch.equal(repairs.equal_texts(ch)[2].ids(ch), ids[[1, 3, 5, 7]])
+
+
 def test_the_given_text_is_of_passages_that_no_item_is_about(tmp_path):
     from prunelib.tasks.items import load_items
 
@@ -191,9 +203,9 @@ def test_the_page_records_and_draws_everything(ch, tmp_path, dense, monkeypatch)
     page.record(ch, answers, table, found)
     both = pd.concat(
         [made_up(["dense", "wanda:0.5", "drop:mlp:2+linear"], [dense, dense // 2 + shift, dense // 4]).assign(text=text)
-         for text, shift in (("own", 2), ("given", 0))]
+         for text, shift in (("own", 2), ("given", 0), ("answers", 4))]
     )  # fmt: skip
-    data = measure.own_and_given(both)
+    data = measure.by_text(both)
     page.record_texts(ch, data)
     part = ch.record.part
     assert part["claims"]["C15"]["verdict"] == ("supported" if dense else "undecided")
@@ -207,7 +219,7 @@ def test_the_page_records_and_draws_everything(ch, tmp_path, dense, monkeypatch)
     assert len(written) > 10 and set(written) <= set(part["values"])
     seconds = measure.seconds(ch, found)
     assert set(seconds) == set(found["drop:mlp:2"]) and len(page.ladder(ch, table, seconds)) == 7
-    assert len(page.texts(ch, data)) == len(data) == 8
+    assert len(page.texts(ch, data)) == len(data) == 12
     about = {"model": {"name": "tiny"}, "notebook": ch.notebook}
     for name, frame in (("ladder", table), ("curves", measure.final_curve(curves)), ("text", data)):
         card = figures.draw(f"fig-recovery-{name}", frame, tmp_path / "one", about)

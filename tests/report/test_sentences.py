@@ -314,7 +314,7 @@ CASES = {
              "Most of the KL stays"),
     "follows": (RESTORED, lambda: brought_back(-0.3, 0.2, (0.1, 0.8), (0.5, 0.3)), "The generation score follows",
                 "The generation score does not follow"),
-    "calibration text": (RESTORED, NOT_RESTORED, "Own samples keep more", "Given text keeps more"),
+    "calibration text": (RESTORED, NOT_RESTORED, "own samples keep more", "the other text keeps more"),
     "skill": (lambda: in_one_token(0.3, 0.2, 0.6, 0.6), lambda: in_one_token(1.0, 1.0, 0.6, 0.6),
               "Part of both skills is lost", "No loss of a skill is told apart"),
     "which skill": (lambda: in_one_token(0.3, 1.0, 0.6, 0.6), lambda: in_one_token(1.0, 0.3, 0.6, 0.6),
@@ -600,7 +600,7 @@ def test_what_repairs_do_not_decide_is_said_to_be_open():
     assert "is not decided. The best repair with gradient steps brings back 0.500" in said["answer"]
     assert said["why"].count("is not decided") == 2 and "is not decided" in said["calibration"]
     assert "by nothing that can be told from 0" in said["closed"] and "is not told apart from nothing" in said["closed"]
-    assert said["left"].count("is not decided") == 2 and said["text"].startswith("No difference between the two texts")
+    assert said["left"].count("is not decided") == 2 and said["text"].startswith("No difference between the texts")
     nothing = (None, None, None)
     values = {"recovery.bases": "Drop-2M", "recovery.lost": around(0.0), "recovery.rungs": "", "recovery.text.count": 0}
     gone = values | {"recovery.with": nothing, "recovery.without": nothing}

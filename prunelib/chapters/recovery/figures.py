@@ -1,4 +1,4 @@
-"""Figures of the chapter on recovery: the ladder of repairs, training curves, own against given calibration text."""
+"""Figures of the chapter on recovery: the ladder of repairs, training curves, calibration texts."""
 
 import numpy as np
 import pandas as pd
@@ -112,7 +112,7 @@ def curves(data: pd.DataFrame, style: Style) -> Drawn:
     caption = (
         f"**{best['rung']} on {best['base_label']} learns most: KL on held-out rows goes from "
         f"{number(best['first'], '.2g')} to {number(best['min'], '.2g')} nats a token.** A model ends at the lowest "
-        "point of its curve. Rows are samples of the dense model; one in eight is held out."
+        "point of its curve. Rows are samples and answers of the dense model; one in eight is held out."
     )
     listed = "; ".join(
         f"{r.base_label} {r.rung} from {number(r.first, '.2g')} to {number(r.min, '.2g')}" for r in ends.itertuples()
@@ -120,15 +120,17 @@ def curves(data: pd.DataFrame, style: Style) -> Drawn:
     return Drawn(fig, caption, f"Curves of KL on held-out rows. {listed}.")
 
 
-TEXTS = {"own": "own samples", "given": "given text"}
+TEXTS = {"own": "own samples", "given": "given text", "answers": "own answers"}
 
 
-@figure("fig-recovery-text", "Calibration on own samples and on given text")
+@figure("fig-recovery-text", "Calibration on own samples, given text and own answers")
 def text(data: pd.DataFrame, style: Style) -> Drawn:
-    """Shares kept, a row a model, calibrated on either text."""
+    """Shares kept, a row a model, calibrated on each text."""
     specs = list(dict.fromkeys(data["spec"]))
-    fig, axes = style.subplots(height=0.5 * len(specs) + 1.3, ncols=2, sharey=True)
-    sides = {"own": (style.colours.blue, "o", -0.12), "given": (style.colours.orange, "s", 0.12)}
+    fig, axes = style.subplots(height=0.6 * len(specs) + 1.3, ncols=2, sharey=True)
+    colours = (style.colours.blue, style.colours.orange, style.colours.green)
+    named = [name for name in TEXTS if name in set(data["text"])]
+    sides = {name: (colours[i], ("o", "s", "^")[i], 0.2 * (i - (len(named) - 1) / 2)) for i, name in enumerate(named)}
     for axis, (readout, title) in zip(np.ravel(axes), (("generation", "generation"), ("choice", "multiple choice")),
                                       strict=True):  # fmt: skip
         for name, (colour, marker, shift) in sides.items():
@@ -143,18 +145,19 @@ def text(data: pd.DataFrame, style: Style) -> Drawn:
             axis.text(0.5, 0.5, "not defined", ha="center", va="center", color=style.muted, transform=axis.transAxes)
     handles = [Line2D([], [], color=c, marker=m, ls="", label=TEXTS[name]) for name, (c, m, _) in sides.items()]
     style.legend(fig, handles)
-    written = data[(data["readout"] == "generation") & (data["text"] == "own")].dropna(subset=["gap"])
+    written = data[data["readout"] == "generation"].dropna(subset=["gap"])
     if len(written):
         far = written.loc[written["gap"].abs().idxmax()]
         head = (
-            f"The two texts differ most for {far['label']}: own samples minus given text is "
-            f"{_shown(far[['gap', 'gap_lo', 'gap_hi']])} of the dense generation score."
+            f"What differs most from own samples is {TEXTS[far['text']]} for {far['label']}: own samples minus that "
+            f"keep {_shown(far[['gap', 'gap_lo', 'gap_hi']])} of the dense generation score."
         )
     else:
         head = "No share of the dense generation score is defined."
     caption = (
-        f"**{head}** As many tokens of either: samples of the dense model, and passages that no question is about. "
-        "95 % intervals over the questions' passages; multiple choice above guessing."
+        f"**{head}** As many tokens of each: samples of the dense model, passages that no item is about, and the dense "
+        "model's answers to questions on such passages. 95 % intervals over the items' passages; multiple choice above "
+        "guessing."
     )
     listed = "; ".join(f"{r.label}, {r.readout}, {TEXTS[r.text]}: {percent(r.kept)}" for r in data.itertuples())
-    return Drawn(fig, caption, f"Dot plots of shares kept after calibration on two texts. {listed}.")
+    return Drawn(fig, caption, f"Dot plots of shares kept after calibration on {len(named)} texts. {listed}.")

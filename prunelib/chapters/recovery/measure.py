@@ -9,7 +9,7 @@ from prunelib.measure import stats
 from prunelib.methods import parse, parse_list
 from prunelib.runs.run import Run
 from prunelib.runs.zoo import repairs, scores
-from prunelib.runs.zoo.models import ANSWERS, repair_seconds, scaled, training_text
+from prunelib.runs.zoo.models import repair_seconds, scaled
 from prunelib.tasks import regained, shares
 
 KINDS = ("drop", "sparsify")
@@ -54,10 +54,9 @@ def seconds(run: Run, found: Repairs) -> dict[str, float]:
     return {spec: repair_seconds(run, spec) for repaired in found.values() for spec in repaired}
 
 
-def answered_rows(run: Run) -> int:
+def answered(run: Run) -> int:
     """How many of the rows that repairs learn from are answers of the dense model."""
-    text = training_text(run)
-    return int(text.loc[text["source"] == ANSWERS, "sequence"].nunique())
+    return len(repairs.answered_places(run))
 
 
 def rung_of(spec: str) -> str:
@@ -129,9 +128,9 @@ def lost(answers: pd.DataFrame, found: Repairs) -> stats.Interval:
 
 
 def texts(run: Run) -> pd.DataFrame:
-    """Answers of the profile's ``compared`` models, calibrated on own samples and on given text of as many tokens.
+    """Answers of the profile's ``compared`` models, calibrated on texts of as many tokens (repairs.equal_texts).
 
-    The columns of zoo.scores with ``text`` (own, given); the dense model stands in both.
+    The columns of zoo.scores with ``text`` (own, given, answers); the dense model stands in each.
     """
     specs = [spec for spec in scaled(run, run.settings.compared) if repairs.fits(run, spec)]
     dense = scores.answers(run, [])
@@ -148,8 +147,8 @@ def texts(run: Run) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def own_and_given(table: pd.DataFrame) -> pd.DataFrame:
-    """Figure data: ``spec, label, readout, text, kept, lo, hi`` and, of own minus given, ``gap, gap_lo, gap_hi``."""
+def by_text(table: pd.DataFrame) -> pd.DataFrame:
+    """Figure data: ``spec, label, readout, text, kept, lo, hi``; of own minus that text, ``gap, gap_lo, gap_hi``."""
     rows = []
     specs = [spec for spec in dict.fromkeys(table["spec"]) if spec != "dense"]
     for spec in specs:
@@ -157,13 +156,17 @@ def own_and_given(table: pd.DataFrame) -> pd.DataFrame:
         named = both.assign(spec=both["spec"].where(both["spec"] == "dense", both["text"]))
         named = named.drop_duplicates(["spec", "item_id"])
         for readout in (shares.WRITTEN, shares.CHOICE):
-            gap = regained.minus(named, "own", "given", readout)
-            for text in ("own", "given"):
+            for text in dict.fromkeys(both["text"]):
+                gap = regained.NOTHING if text == OWN else regained.minus(named, OWN, text, readout)
                 some = both[both["text"] == text]
                 kept = shares.kept(some, (readout,)).set_index("spec").loc[spec, ["kept", "lo", "hi"]]
                 rows.append((spec, parse(spec).label, readout, text, *map(float, kept), *gap))
     names = ["spec", "label", "readout", "text", "kept", "lo", "hi", "gap", "gap_lo", "gap_hi"]
     return pd.DataFrame(rows, columns=names)
+
+
+OWN = "own"
+"""The text that the others are compared with."""
 
 
 def text_tokens(run: Run) -> int:

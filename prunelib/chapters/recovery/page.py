@@ -56,7 +56,7 @@ def record(ch: Chapter, answers: pd.DataFrame, table: pd.DataFrame, found: measu
         ("models", len(found)),
         ("tokens", settings.training * settings.training_tokens),
         ("rows", settings.training),
-        ("answered", measure.answered_rows(ch)),
+        ("answered", measure.answered(ch)),
         ("sequences", settings.texts),
         ("passages", answers["passage_id"].nunique()),
     ):
@@ -91,23 +91,23 @@ def record(ch: Chapter, answers: pd.DataFrame, table: pd.DataFrame, found: measu
 def record_texts(ch: Chapter, data: pd.DataFrame) -> None:
     """Record the values ``recovery.text.*``, and what the page says."""
     ch.value("recovery.text.tokens", measure.text_tokens(ch), exact=True, fmt=",d")
-    written = data[(data["readout"] == "generation") & (data["text"] == "own")]
-    ch.value("recovery.text.models", listed(written["label"].tolist()), exact=True, fmt="s")
+    written = data[(data["readout"] == "generation") & (data["text"] != measure.OWN)]
+    ch.value("recovery.text.models", listed(list(dict.fromkeys(written["label"]))), exact=True, fmt="s")
     ch.value("recovery.text.count", len(written), exact=True, fmt="d")
     for place, row in enumerate(written.itertuples()):
-        ch.value(f"recovery.text.label.{place}", row.label, exact=True, fmt="s")
+        ch.value(f"recovery.text.label.{place}", f"{row.label} and {TEXTS[row.text]}", exact=True, fmt="s")
         ch.value(f"recovery.text.gap.{place}", row.gap, row.gap_lo, row.gap_hi, fmt=".0%")
     ch.say(say(ch.found))
 
 
 def texts(ch: Chapter, data: pd.DataFrame) -> pd.DataFrame:
-    """Own samples and given text, model by model."""
+    """The texts, model by model."""
     rows = [
         (r.label, "generation" if r.readout == "generation" else "multiple choice", TEXTS[r.text],
-         _shown((r.kept, r.lo, r.hi)), _shown((r.gap, r.gap_lo, r.gap_hi)) if r.text == "own" else "")
+         _shown((r.kept, r.lo, r.hi)), "" if r.text == measure.OWN else _shown((r.gap, r.gap_lo, r.gap_hi)))
         for r in data.itertuples()
     ]  # fmt: skip
-    return pd.DataFrame(rows, columns=["model", "read-out", "calibrated on", "kept", "own minus given"])
+    return pd.DataFrame(rows, columns=["model", "read-out", "calibrated on", "kept", "own samples minus that"])
 
 
 # ---------------------------------------------------------------- what the page says
@@ -222,7 +222,7 @@ def _left(found: Found) -> str:
 
 
 def _text(found: Found) -> str:
-    """Own samples against given text."""
+    """Own samples against the other texts."""
     count = int(found.number("recovery.text.count"))
     keys = [f"recovery.text.gap.{i}" for i in range(count)]
     known = [key for key in keys if found.is_defined(key)]
@@ -230,11 +230,11 @@ def _text(found: Found) -> str:
         return "What calibration text does to generation is not defined in this run."
     named = [f"{found.show(key.replace('.gap.', '.label.'))} {found.show(key)}" for key in known]
     sides = [found.side(key, 0.0) for key in known]
-    numbers = f"own samples minus given text, as shares of the dense score: {listed(named)}"
+    numbers = f"own samples minus the other text, as shares of the dense score: {listed(named)}"
     if all(side == 0 for side in sides):
-        return f"No difference between the two texts can be told from 0 ({numbers})."
+        return f"No difference between the texts can be told from 0 ({numbers})."
     if min(sides) >= 0:
-        return f"Own samples keep more of the generation score where a difference can be told from 0 ({numbers})."
+        return f"Where a difference can be told from 0, own samples keep more of the generation score ({numbers})."
     if max(sides) <= 0:
-        return f"Given text keeps more of the generation score where a difference can be told from 0 ({numbers})."
-    return f"Which text keeps more depends on the method ({numbers})."
+        return f"Where a difference can be told from 0, the other text keeps more of the generation score ({numbers})."
+    return f"Whether own samples keep more depends on the method and the other text ({numbers})."

@@ -9,7 +9,15 @@ from prunelib.files import key_hash
 from prunelib.methods import parse
 from prunelib.methods.base import JOIN
 from prunelib.runs.run import Run
-from prunelib.runs.zoo.models import Given, calibration, compressed_model, held_samples
+from prunelib.runs.zoo.models import (
+    ANSWERS,
+    Given,
+    calibration,
+    compressed_model,
+    held_samples,
+    training,
+    training_text,
+)
 from prunelib.runs.zoo.one_step import passages
 from prunelib.runs.zoo.scores import each_model
 
@@ -133,9 +141,11 @@ def histories(run: Run, specs: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFram
 
 
 def equal_texts(run: Run) -> list[Given]:
-    """As many tokens of the dense model's own samples, and of passages that no item asks about.
+    """As many tokens of the dense model's own samples, of passages that no item asks about, and of its answers.
 
-    Rows of ``calibration_tokens``, at most ``calibration`` of them and at most what the passages give.
+    Rows of ``calibration_tokens``, at most ``calibration`` of them and at most what the passages give; of the answers,
+    rows of ``training_tokens`` that make no more tokens. Those are the ones that repairs learn from, and are left out
+    where there are too few.
     """
     length, chosen, rows = run.settings.calibration_tokens, passages(), equal_rows(run)
 
@@ -148,10 +158,22 @@ def equal_texts(run: Run) -> list[Given]:
     def own(run: Run):
         return calibration(run)[:rows]
 
+    def answers(run: Run):
+        return training(run)[answered_places(run)[:answered]]
+
+    answered = rows * length // run.settings.training_tokens
+    about = Given("answers", ("answers", answered, *run.settings.training_key, run.seed), answers)
     return [
         Given("own", ("own", rows, *run.settings.calibration_key, run.seed), own),
         Given("given", ("given", rows, length, *(name for name, _ in chosen)), given),
+        *([about] if 2 <= answered <= len(answered_places(run)) else []),
     ]
+
+
+def answered_places(run: Run) -> list[int]:
+    """The rows of what repairs learn from that are answers of the dense model."""
+    text = training_text(run).drop_duplicates("sequence")
+    return text.loc[text["source"] == ANSWERS, "sequence"].tolist()
 
 
 def _passage_tokens(run: Run) -> list[int]:
