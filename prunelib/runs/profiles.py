@@ -22,9 +22,9 @@ class Profile:
     new_tokens: int = _about("tokens that the dense model writes after each prompt")
     layer_positions: int = _about("decoding positions a prompt in the trace of all layers")
     calibration: int = _about("calibration sequences")
-    calibration_tokens: int = _about("tokens of each calibration sequence")
+    calibration_tokens: int = _about("tokens of each of these, and of the samples on which repaired models are judged")
     training: int = _about("sequences that repairs learn from: samples of the dense model and, up to half, its answers")
-    training_tokens: int = _about("tokens of each of these, and of the held-out ones that KL is measured on")
+    training_tokens: int = _about("tokens of each of these")
     synthetic: int = _about("effort of the synthetic theorem checks, 1 the smallest")
     seeds: int = _about("calibration seeds, the run's own and those after it")
     texts: int = _about("held-out texts whose perplexity is measured")
@@ -112,13 +112,13 @@ PROFILES = {
     ),
     "quick": Profile(
         prompts=24, new_tokens=32, layer_positions=8, calibration=16, calibration_tokens=64, synthetic=4, seeds=2,
-        training=12, training_tokens=256,
+        training=8, training_tokens=256,
         option_passages=4, texts=8, step_positions=16, site_tokens=16, passages=10,
         long_prompts=6, long_tokens=48, case_texts=2, documents=12, benchmark_items=16, skill_items=40,
         removal_sequences=4, removal_tokens=24, random_draws=3, selection_seeds=1,
         decode_prompts=6, decode_tokens=16, decode_draws=8,
-        speed_tokens=8, speed_repeats=6,
-        seeded=("wanda:0.5", "sparsegpt:0.5"),
+        speed_tokens=5, speed_repeats=6,
+        seeded=("wanda:0.5",),
         sparse=("magnitude:0.5", "wanda:0.3", "wanda:0.5", "wanda:2:4", "sparsegpt:0.5"),
         optioned=("drop:attn:8", "drop:mlp:4", "wanda:0.5", "wanda:2:4"),
         decoded=("drop:attn:8", "wanda:0.5", "rtn:4:g64"),
@@ -128,9 +128,9 @@ PROFILES = {
                 "magnitude:0.2", "magnitude:0.3", "magnitude:0.4", "rtn:4:g64", "rtn:3:g64", "rtn:2:g64",
                 "gptq:4:g64", "awq:4:g64"),
         criteria=("kl",),
-        repaired=("drop:mlp:2",),
-        rungs=("temperature", "norm", "linear", "head:16", "lora:8", "full:1"),
-        compared=("wanda:0.5", "drop:mlp:2+linear"),
+        repaired=("drop:mlp:4",),
+        rungs=("temperature", "linear", "lora:8", "full:1"),
+        compared=("drop:mlp:4+linear",),
         lettered=(),  # a third of the time of an item
         drops={"attn": (4, 8), "mlp": (2, 4), "block": (4,)},
         selected={"mlp": (2, 4), "joint": (4, 8)},
@@ -141,7 +141,7 @@ PROFILES = {
         training=48, training_tokens=256,
         option_passages=24, texts=40, step_positions=64, site_tokens=32, passages=60,
         long_prompts=40, long_tokens=96, case_texts=8, documents=60, benchmark_items=32, skill_items=80,
-        removal_sequences=12, removal_tokens=48, random_draws=5, selection_seeds=3,
+        removal_sequences=12, removal_tokens=48, random_draws=4, selection_seeds=2,
         decode_prompts=16, decode_tokens=32, decode_draws=8,
         speed_tokens=32, speed_repeats=10,
         seeded=("wanda:0.5", "wanda:2:4", "sparsegpt:0.5", "sparsegpt:2:4"),
@@ -155,12 +155,12 @@ PROFILES = {
         graded=("drop:attn:2", "drop:mlp:1", "rtn:4:g64", "rtn:3:g64", "rtn:2:g64",
                 "gptq:4:g64", "gptq:3:g64", "awq:4:g64"),
         criteria=("kl", "varp"),
-        repaired=("drop:mlp:2", "drop:mlp:4", "drop:attn:8", "wanda:0.5"),
+        repaired=("drop:mlp:2", "drop:mlp:4", "wanda:0.5"),
         rungs=("temperature", "norm", "linear", "head:16", "lora:8", "linear+lora:8", "full:2"),
-        compared=("wanda:0.5", "sparsegpt:0.5", "drop:mlp:2+linear", "drop:mlp:4+linear"),
+        compared=("wanda:0.5", "sparsegpt:0.5", "drop:mlp:2+linear"),
         lettered=("dense", "drop"),
         drops={"attn": (4, 8, 12, 16), "mlp": (2, 4, 6), "block": (2, 4, 6)},
-        selected={"attn": (4, 8), "mlp": (2, 4, 8), "joint": (4, 8, 12), "block": (2, 4)},
+        selected={"attn": (4, 8), "mlp": (2, 4, 8), "joint": (4, 8, 12), "block": (4,)},
         encoder_drops=dict.fromkeys(("attn", "mlp", "block"), (1, 2, 3, 4, 6)),
     ),
 }  # fmt: skip

@@ -75,7 +75,7 @@ def learned_from(run: Run, specs: Iterable[str]) -> dict:
 def held_samples(run: Run):
     """Token ids [``settings.texts``, length] sampled from the dense model that nothing learns from."""
     settings = run.settings
-    sizes = settings.texts, settings.training_tokens
+    sizes = settings.texts, settings.calibration_tokens
     return _sampled(run, "held_samples", {"held": sizes}, *sizes, HELD + run.seed)
 
 

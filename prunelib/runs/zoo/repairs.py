@@ -101,7 +101,7 @@ def kl_to_dense(run: Run, specs: Sequence[str]) -> pd.DataFrame:
         return pd.DataFrame({"sequence": range(len(found)), "kl": found.double().cpu().numpy()})
 
     settings = run.settings
-    key = {"held": [settings.texts, settings.training_tokens]}
+    key = {"held": [settings.texts, settings.calibration_tokens]}
     return each_model(run, "kl_to_dense", [(spec, run.seed) for spec in specs], lambda _spec: key, states, compared)
 
 
