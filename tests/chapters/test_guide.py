@@ -156,6 +156,7 @@ def test_the_page_records_and_draws_everything(ch, tmp_path):
     assert set(page.by_task(ch, options, speeds())["smallest model"]) == {"rtn:4:g32"}
     table = page.by_model(ch, options, sizes, speeds()).set_index("model")
     assert table.loc["RTN-4 g32", "tokens a second"] == "not timed" and "1.50" in table.loc["Drop-1A", "times as fast"]
+    assert page._faster("wanda:2:4", speeds()) == page._rate("sparsegpt:0.5", speeds()) == "as wanda:0.5"
     assert page.by_budget(ch, options).shape == (5, 1 + len(measure.BUDGETS))
     about = {"model": {"name": "tiny"}, "notebook": ch.notebook}
     for data in (options, options.assign(kept=np.nan, lo=np.nan, hi=np.nan)):

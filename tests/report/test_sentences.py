@@ -223,8 +223,9 @@ def predicted(rho, best, gap, choice_gap, wrong, holds, side, lost, methods=9, t
     return collapse.say(made(values, C14=around(rho)))
 
 
-def guided(kept, faster, plain_least=0.8, undefined=(), option="RTN-4 g64"):
-    """Every task type keeps ``kept``; models that drop or remove something are ``faster`` times as fast as dense."""
+def guided(kept, faster, plain_least=0.8, undefined=(), option="RTN-4 g64", twin=0.05):
+    """Every task type keeps ``kept``; models that drop or remove something are ``faster`` times as fast as dense,
+    which differs from itself by ``twin`` at most."""
     values = {"guide.floor": "90%", "guide.models": 6, "guide.plain": 1.0, "guide.plain_least": plain_least,
               "guide.plain_least_of": "Drop-4B" if plain_least < 1 else "dense"}  # fmt: skip
     for task in guide.TITLES:
@@ -233,6 +234,7 @@ def guided(kept, faster, plain_least=0.8, undefined=(), option="RTN-4 g64"):
         values |= {f"guide.{task}.option": named, f"guide.{task}.nearest": "none" if gone else option,
                    f"guide.{task}.kept": (None,) * 3 if gone else around(kept, 0.02),
                    f"guide.{task}.share": 0.42, f"guide.{task}.plain_share": 1.0}  # fmt: skip
+    values["guide.speed.twin"] = around(1.0, twin)
     for kind in guide.KINDS:
         values |= {f"guide.speed.{kind}.of": "Drop-4B", f"guide.speed.{kind}.faster": around(faster)}
     return guide.say(made(values))
@@ -535,6 +537,12 @@ def test_what_the_guide_cannot_say_is_said_to_be_open():
                  | {"guide.plain_least": 1.0, "guide.plain_least_of": "dense"})  # fmt: skip
     assert guide._speed(found) == "No speed has an interval in this run."
     assert guide._size(found).startswith("This run has no model with removed or quantized weights.")
+
+
+@pytest.mark.parametrize("faster", [1.2, 0.8])
+def test_a_speed_no_further_off_than_the_dense_models_from_itself_is_not_told_apart(faster):
+    assert f"write {'faster' if faster > 1 else 'slower'}" in guided(0.97, faster, twin=0.15)["speed"]
+    assert "write" not in guided(0.97, faster, twin=0.25)["speed"]
 
 
 def test_a_choice_that_decides_nothing_is_said_to_be_open():

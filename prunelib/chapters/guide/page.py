@@ -122,17 +122,17 @@ def _stand_in(spec: str, speeds: pd.DataFrame) -> tuple[pd.Series | None, str]:
     same = [one for one in rows.index if one != "dense" and parse(one).kind == kind]
     if kind in ("drop", "joined") or not same:
         return None, ""
-    return rows.loc[same[0]], f", as {rows.loc[same[0], 'label']}"
+    return rows.loc[same[0]], f"as {rows.loc[same[0], 'label']}"
 
 
 def _rate(spec: str, speeds: pd.DataFrame) -> str:
     row, note = _stand_in(spec, speeds)
-    return "not timed" if row is None else _shown(row[["rate", "rate_lo", "rate_hi"]], ".3g") + note
+    return note or ("not timed" if row is None else _shown(row[["rate", "rate_lo", "rate_hi"]], ".3g"))
 
 
 def _faster(spec: str, speeds: pd.DataFrame) -> str:
     row, note = _stand_in(spec, speeds)
-    return "not timed" if row is None else _shown(row[["faster", "faster_lo", "faster_hi"]], ".2f") + note
+    return note or ("not timed" if row is None else _shown(row[["faster", "faster_lo", "faster_hi"]], ".2f"))
 
 
 def _shown(interval, fmt: str) -> str:
@@ -189,14 +189,24 @@ def _speed(found: Found) -> str:
     for kind, name in KINDS.items():
         if not found.is_defined(f"guide.speed.{kind}.faster"):
             continue
-        side = by_side(
-            found.side(f"guide.speed.{kind}.faster", 1.0), "write faster", "write slower", "are not told apart in speed"
-        )
+        side = by_side(_told(found, kind), "write faster", "write slower", "are not told apart in speed")
         which, times = found.show(f"guide.speed.{kind}.of"), found.bracketed(f"guide.speed.{kind}.faster")
         said.append(f"{name} {side} ({which}: {times} times)")
     if not said:
         return "No speed has an interval in this run."
     return f"Against the dense model, measured here in turns, {listed(said)}."
+
+
+def _told(found: Found, kind: str) -> int:
+    """1 if a kind is faster than the dense model, −1 if it is slower, 0 if that cannot be told.
+
+    The whole interval must be on one side of 1, and the ratio outside of the interval of the dense model in turns
+    with itself, where no difference is.
+    """
+    side, ratio = found.side(f"guide.speed.{kind}.faster", 1.0), found.number(f"guide.speed.{kind}.faster")
+    low, high = found.ends("guide.speed.twin")
+    beyond = ratio > high if side > 0 else ratio < low
+    return side if beyond else 0
 
 
 def _size(found: Found) -> str:
