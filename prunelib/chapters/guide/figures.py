@@ -40,10 +40,9 @@ def look(style: Style, kind: str) -> dict:
 @figure("fig-guide-kept", "What is kept at which size, by task type")
 def kept(data: pd.DataFrame, style: Style) -> Drawn:
     """Share of the dense score kept against the share of the dense bytes, by task type."""
-    fig, axes = style.subplots(height=4.6, nrows=2, ncols=3, sharey=True, squeeze=False)
-    panels = list(axes.flat)
+    fig, axes = style.subplots(height=4.6, nrows=2, ncols=3, count=len(TITLES), sharey=True)
     top = min(1.6, max(1.15, most(data["hi"]) + 0.05))
-    for axis, (task, title) in zip(panels, TITLES.items(), strict=False):
+    for axis, (task, title) in zip(axes, TITLES.items(), strict=True):
         rows = data[data["task"] == task]
         for kind, some in rows.groupby("kind", sort=False):
             ends = np.clip([some["kept"] - some["lo"], some["hi"] - some["kept"]], 0, None)
@@ -55,10 +54,8 @@ def kept(data: pd.DataFrame, style: Style) -> Drawn:
         if rows["kept"].isna().all():
             axis.text(0.5, 0.5, "not defined", ha="center", va="center", color=style.muted, transform=axis.transAxes)
         axis.set(title=title, xlabel="stored bytes, dense = 1", xlim=(0, 1.05), ylim=(min(-0.05, low(data)), top))
-    for axis in panels[len(TITLES) :]:
-        axis.set_visible(False)
-    for row in axes:
-        row[0].set_ylabel("kept, dense = 1")
+    for axis in axes[::3]:
+        axis.set_ylabel("kept, dense = 1")
     style.legend(fig)
     floor = data["floor"].iloc[0]
     caption = (

@@ -93,18 +93,16 @@ def curves(data: pd.DataFrame, style: Style) -> Drawn:
     bases = list(dict.fromkeys(data["base_label"]))
     ncols = min(2, len(bases))
     nrows = -(-len(bases) // ncols)
-    fig, axes = style.subplots(height=2.4 * nrows + 0.4, nrows=nrows, ncols=ncols, squeeze=False)
+    fig, axes = style.subplots(height=2.4 * nrows + 0.4, nrows=nrows, ncols=ncols, count=len(bases), squeeze=False)
     rungs = list(dict.fromkeys(data["rung"]))
     names = style.colours._fields
-    for axis, base in zip(np.ravel(axes), bases, strict=False):
+    for axis, base in zip(np.ravel(axes), bases, strict=True):
         for rung, rows in data[data["base_label"] == base].groupby("rung", sort=False):
             i = rungs.index(rung)
             axis.plot(rows["tokens"], rows["kl_held"], label=rung, color=getattr(style.colours, names[i % len(names)]),
                       marker=style.markers[i % len(style.markers)], ms=3.5, ls=style.linestyles[i % 6])  # fmt: skip
         axis.set(title=base, xlabel="tokens learned from", ylabel="KL on held-out rows, nats",
                  ylim=(0, 1.08 * data.loc[data["base_label"] == base, "kl_held"].max()))  # fmt: skip
-    for axis in np.ravel(axes)[len(bases) :]:
-        axis.set_visible(False)
     style.legend(fig)
     ends = data.groupby(["base_label", "rung"], sort=False)["kl_held"].agg(["first", "min"]).reset_index()
     ends["fall"] = 1 - ends["min"] / ends["first"]
