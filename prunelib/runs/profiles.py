@@ -154,7 +154,7 @@ PROFILES = {
         panels=("drop:attn:8", "wanda:4:8", "wanda:0.5", "sparsegpt:0.5", "rtn:4:g64", "gptq:4:g64", "awq:4:g64"),
         graded=("drop:attn:2", "drop:mlp:1", "rtn:4:g64", "rtn:3:g64", "rtn:2:g64",
                 "gptq:4:g64", "gptq:3:g64", "awq:4:g64"),
-        criteria=("kl", "varp"),
+        criteria=("kl",),
         repaired=("drop:mlp:2", "drop:mlp:4", "wanda:0.5"),
         rungs=("temperature", "norm", "linear", "head:16", "lora:8", "linear+lora:8", "full:2"),
         compared=("wanda:0.5", "sparsegpt:0.5", "drop:mlp:2+linear"),
