@@ -34,9 +34,9 @@ def save(run: Path, target: Path | None = None, root: Path | None = None, add: b
     """Copy a finished run into ``target`` (default: the model's own folder); returns it.
 
     With ``add`` the chapters of the run join those that ``target`` has, or take their places: each says in the
-    manifest by which code it was made. The folder is replaced as a whole, or left as it was. Raises PrunelibError for
-    a run that is not publishable (the first reason), for one of another model, profile or seed than what it is added
-    to, and for a result above :data:`LIMIT`.
+    manifest by which code it was made, and not all need be there. The folder is replaced as a whole, or left as it
+    was. Raises PrunelibError for a run that is not publishable (the first reason), for one of another model, profile
+    or seed than what it is added to, and for a result above :data:`LIMIT`.
     """
     run = Path(run)
     problems = publish.gate(run, root)
@@ -44,9 +44,9 @@ def save(run: Path, target: Path | None = None, root: Path | None = None, add: b
         raise PrunelibError(f"{run} is no finished run: {problems[0]}")
     manifest = publish.read_manifest(run)
     target = Path(target) if target else folder(manifest["model"]["slug"])
-    if add:
+    if add:  # a reference grows by chapters; what it lacks stands in its book as not run
         manifest = _joined(target, manifest)
-    if absent := publish.missing(manifest, root):
+    elif absent := publish.missing(manifest, root):
         raise PrunelibError(f"{run} is no finished run: {absent[0]} was not run")
     if target.exists() and not (target.is_dir() and (marks.is_empty(target) or _is_older(target))):
         raise PrunelibError(f"{target} is not empty and no reference run: name another model, or move it")

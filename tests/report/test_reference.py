@@ -194,6 +194,17 @@ def test_chapters_are_added_to_what_is_committed(kept, tmp_path):
     assert publish.gate(again, root, current=False) == []
 
 
+def test_what_is_added_to_may_lack_chapters_still(kept, tmp_path):
+    root, run, source = kept
+    other, toc = second(root, run, tmp_path), root / "_toc.yml"
+    shutil.copy(root / "notebooks" / "01-demo.ipynb", root / "notebooks" / "03-most.ipynb")
+    toc.write_text(
+        toc.read_text().replace("notebooks/02-more\n", "notebooks/02-more\n      - file: notebooks/03-most\n")
+    )
+    reference.save(other, source, root, add=True)
+    assert list(read_json(source / "manifest.json")["notebooks"]) == ["01-demo", "02-more"]
+
+
 def test_a_chapter_that_is_added_again_takes_its_own_place(kept, tmp_path):
     root, run, source = kept
     manifest = read_json(run / "manifest.json")
