@@ -48,7 +48,7 @@ def ladder(data: pd.DataFrame, style: Style) -> Drawn:
     for value in (0.0, 1.0):
         scores.axvline(value, color=style.muted, lw=0.8, ls=style.linestyles[2])
     _bars(kl, data["kl"], data["kl_lo"].clip(lower=0), data["kl_hi"], data.index, color=style.colours.blue, marker="D")
-    kl.set(xscale="log", xlabel="KL(dense ‖ pruned), nats a token")
+    kl.set(xscale="log", xlabel="KL to dense, nats a token")
     edges = np.flatnonzero(data["base"] != data["base"].shift())[1:] - 0.5
     for axis in (scores, kl):
         axis.grid(axis="y", visible=False)
