@@ -2,6 +2,7 @@
 # make read   set up and render the committed reference run, without running a model
 # make lab    set up, with JupyterLab, and open the notebooks; they find the run folders of `prunelib run`
 # make test   set up and run all tests
+# make families   try every family of models and keep in data/families.json what works
 # make lint   check style
 # make reference   run everything in profile full (an hour or two, resumes) and keep it in data/reference;
 #             PRUNELIB_DATASETS=FOLDER adds the standard benchmarks that can be read from a folder,
@@ -16,7 +17,7 @@ MODEL   ?= smollm2-135m-instruct
 BENCHMARKS ?= $(if $(PRUNELIB_DATASETS),commonsense_qa$(COMMA)multiarith$(COMMA)addsub$(COMMA)gsm8k)
 COMMA   := ,
 
-.PHONY: book read lab reference test lint clean setup
+.PHONY: book read lab reference test families lint clean setup
 .DELETE_ON_ERROR:
 
 book: setup
@@ -33,7 +34,11 @@ reference: setup
 	$(BIN)/prunelib reference --run "$$folder"
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadgroup
+
+families: setup
+	$(BIN)/python -m pytest -n auto --dist loadgroup tests/models tests/measure/test_trace.py tests/methods tests/tasks/test_readouts.py \
+	  --families data/families.json
 
 lint: setup
 	$(BIN)/ruff check .

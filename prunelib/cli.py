@@ -287,9 +287,15 @@ def whence(file) -> int:
 @commands.command(help="List model aliases: licence, size, cached or not.")
 @click.option("--fetch", "wanted", metavar="ALIAS", help="download and unpack a model now")
 @click.option("--refetch", metavar="ALIAS", help="discard a cached model and fetch it again")
-def models(wanted, refetch) -> int:
+@click.option("--families", is_flag=True, help="list the families of models that can be used (model_type)")
+def models(wanted, refetch, families) -> int:
     from prunelib.models import fetch
 
+    if families:
+        from prunelib.models.families import ARCHS
+
+        print("\n".join(sorted(ARCHS)))
+        return 0
     if wanted:
         print(fetch.fetch(wanted).path)
         return 0

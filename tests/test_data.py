@@ -214,9 +214,19 @@ def test_the_citation_file_agrees_with_the_project():
     assert "url" not in cff and "repository-code" not in cff  # none is known
 
 
-def test_the_families_in_the_book_are_the_families_of_the_code():
-    from prunelib.models.arch import ARCHS
+def test_the_families_in_the_book_are_those_of_the_code_and_were_tried_with_the_locked_versions():
+    import conftest
 
-    page = (project_root() / "book/rerun.md").read_text()
-    listed = re.search(r"families (.+?), named by", page, re.S).group(1)
-    assert set(re.findall(r"[a-z0-9_]+", listed)) - {"and"} == set(ARCHS)
+    from prunelib.methods import registry
+    from prunelib.models.families import ARCHS
+
+    found = json.loads((data_dir() / "families.json").read_text())
+    assert set(found["families"]) == set(conftest.CONFIGS)
+    assert {name.partition("-")[0] for name in found["families"]} == set(ARCHS)
+    lock = (project_root() / "requirements.lock").read_text().splitlines()
+    assert all(f"{name}=={version}" in lock for name, version in found["versions"].items())
+    parts = {"trace", "drop", "decode", "tasks", "save"}
+    for variant, works in found["families"].items():
+        assert set(works) == parts | set(registry()) - {"dense"}, variant
+        assert all(works[part] == "passed" for part in parts), variant
+        assert "failed" not in works.values(), variant

@@ -54,8 +54,8 @@ def shared_lengths(sequences: Sequence[Sequence[int]], groups: Sequence[Hashable
 
 
 def can_share(lm: LM, longest: int) -> bool:
-    """Whether a cache may hold padding between two parts: not once a sliding window moves."""
-    window = getattr(lm.config, "sliding_window", None)
+    """Whether a cache may hold padding between two parts: not once a window of attention moves."""
+    window = getattr(lm.config, lm.arch.window, None)
     return not window or longest < window
 
 
@@ -102,7 +102,7 @@ def extend(lm: LM, suffixes: Sequence[Sequence[int]], state: State | None = None
         positions = positions + state.lengths[:, None]
         mask = torch.cat([state.mask, mask], dim=1)
         lengths, cache = lengths + state.lengths, state.cache
-    out = lm.model.base_model(
+    out = lm.body(
         input_ids=batch["input_ids"],
         attention_mask=mask,
         position_ids=positions,
@@ -165,7 +165,7 @@ def read_trees(lm: LM, trees: Sequence[Tree], before: State | None = None) -> Te
         positions[row, :n] += torch.tensor(tree.depths)
         sees[row, 0, :n, past : past + n] = torch.from_numpy(tree.ancestors())
     mask = torch.zeros(sees.shape, dtype=lm.dtype).masked_fill_(~sees, torch.finfo(lm.dtype).min)
-    out = lm.model.base_model(
+    out = lm.body(
         input_ids=ids.to(lm.device),
         attention_mask=mask.to(lm.device),
         position_ids=positions.to(lm.device),

@@ -78,7 +78,7 @@ def head_of(lm) -> Head:
     state = _state(lm)
     known = _HEADS.get(lm)
     if known is None or known[0] != state:
-        config, arch = lm.model.config, lm.arch
+        config, arch = lm.config, lm.arch
         factor, divisor, cap = (
             getattr(config, name, None) if name else None
             for name in (arch.logit_scale, arch.logit_divisor, arch.softcap)

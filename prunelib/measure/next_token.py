@@ -159,7 +159,7 @@ def _states(lm, group: Sequence[Piece]) -> Tensor:
     found = []
     for _, ids in group:
         batch = torch.tensor([ids], device=lm.device)
-        found.append(lm.model.base_model(input_ids=batch, use_cache=False).last_hidden_state[0, :-1])
+        found.append(lm.body(input_ids=batch, use_cache=False).last_hidden_state[0, :-1])
     return torch.cat(found)
 
 

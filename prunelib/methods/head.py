@@ -39,8 +39,7 @@ class Head(Sized):
             states = distil.Cached.of(lm, text, dense, batch_size)
             norm = states.norm()
             weight, bias = lm.W.detach(), lm.unembed_bias
-            scale = float(norm[f"{lm.arch.ln_final}.weight"].detach().square().mean().sqrt())
-            wide = norm[f"{lm.arch.ln_final}.weight"].dtype
+            wide = torch.promote_types(weight.dtype, torch.float32)
             down = torch.randn(self.size, lm.d_model, generator=torch.Generator().manual_seed(0), dtype=wide)
             down = distil.leaf((down * lm.d_model**-0.5).to(lm.device))
             up = distil.leaf(torch.zeros(lm.vocab_size, self.size, dtype=wide, device=lm.device))
@@ -50,7 +49,10 @@ class Head(Sized):
                 z = torch.nn.functional.linear(x, weight, bias).float()
                 return lm.scale_logits(z + (x.to(wide) @ down.T @ up.T).float())
 
-            groups = [(list(norm.values()), NORM_RATE * scale), ([down, up], RATE)]
+            groups = [([down, up], RATE)]
+            if norm:  # not every family's final norm has weights
+                scale = float(norm[f"{lm.arch.ln_final}.weight"].detach().square().mean().sqrt())
+                groups.insert(0, (list(norm.values()), NORM_RATE * scale))
             found = distil.train(
                 groups,
                 lambda rows: states.learn(logits, rows),

@@ -49,6 +49,14 @@ class InputStats:
         if self.gram is not None:
             self.gram.addmm_(x.T, x)
 
+    def white(self) -> "InputStats":
+        """Those of one token of independent inputs of mean square 1, for a matrix that no token reached.
+
+        Wanda and SparseGPT then remove the smallest weights, GPTQ and AWQ round to nearest.
+        """
+        ones, gram = torch.ones_like(self.sq_norms), self.gram
+        return InputStats(1, ones, ones.clone(), None if gram is None else torch.eye(len(gram)).to(gram))
+
     def check(self, name: str) -> None:
         """Raises PrunelibError if nothing was seen, or NaN or Inf."""
         if self.tokens == 0:

@@ -119,9 +119,10 @@ def _solved(learned, held):
 
 def _folded(lm, site, m) -> dict:
     """New values of the output projection of a kept sublayer, whose output then gains ``output @ m``."""
-    from prunelib.methods.weights import now, others
+    from prunelib.methods.weights import output_biases, output_weights
 
-    path = getattr(lm.arch, f"{site.kind}_proj")
-    name, bias = f"{site.layer}.{path}", f"{lm.arch.layers}.{site.layer}.{path}.bias"
-    found = now(lm, [name, *([bias] if bias in others(lm) else [])])
-    return {key: (value.cpu().double() + m.T @ value.cpu().double()).to(value) for key, value in found.items()}
+    def moved(value):
+        return (value.cpu().double() + value.cpu().double() @ m).to(value)
+
+    found = {weight.name: moved(weight.get().T).T for weight in output_weights(lm, site)}
+    return found | {name: moved(bias.detach()) for name, bias in output_biases(lm, site).items()}

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from prunelib.methods.base import Look
-from prunelib.methods.repair import Bare
+from prunelib.methods.repair import Bare, check_norm
 
 RATE, EPOCHS, HALVINGS = 0.002, 1, 6
 """Learning rate as a share of the weight's RMS, passes over the text, and shorter steps that are tried at the end."""
@@ -23,6 +23,9 @@ class Norm(Bare):
     usage: ClassVar[str] = "norm"
     example: ClassVar[str] = "drop:mlp:4+norm"
     look: ClassVar[Look] = Look("sky", "s", 1)
+
+    def check_model(self, lm) -> None:
+        check_norm(lm, self.name)
 
     def repair(self, lm, made, input_ids, attention_mask=None, batch_size=8, progress=None):
         """Changes the parameters of the final norm."""

@@ -60,6 +60,12 @@ class Repair(Method):
         raise NotImplementedError
 
 
+def check_norm(lm, name: str) -> None:
+    """Raises PrunelibError for a model whose final norm has no weights (OLMo, nanochat) that could take anything over."""
+    if next(lm.ln_final.parameters(), None) is None:
+        raise PrunelibError(f"{name} cannot be folded into {lm.name}: its final norm has no weights")
+
+
 @dataclass(frozen=True)
 class Bare(Repair):
     """A repair without a setting."""

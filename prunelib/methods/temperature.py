@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from prunelib.errors import PrunelibError
 from prunelib.methods.base import Look
-from prunelib.methods.repair import Bare
+from prunelib.methods.repair import Bare, check_norm
 
 STEPS, LIMIT = 8, 16.0
 """Newton steps at most, and the largest factor by which logits are scaled up or down."""
@@ -34,6 +34,7 @@ class Temperature(Bare):
     def check_model(self, lm) -> None:
         if lm.arch.softcap and getattr(lm.config, lm.arch.softcap, None) is not None:
             raise PrunelibError(f"temperature cannot be folded into {lm.name}: a softcap stands behind its logits")
+        check_norm(lm, self.name)
 
     def repair(self, lm, made, input_ids, attention_mask=None, batch_size=8, progress=None):
         """Changes the final norm, and the bias of the unembedding where there is one."""

@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 from prunelib.methods import distil
 from prunelib.methods.apply import Compressed, Repaired
-from prunelib.methods.weights import Weight, weights
+from prunelib.methods.weights import Weight, assembled, weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,8 @@ def trained(
 
     def normed(rows: Sequence[int]) -> Tensor:
         """States after the final norm [N, d] at positions that are no padding."""
-        new = {f"{lm.arch.layers}.{one.weight.name}.weight": one.weight.stored(value(one)) for one in chosen}
+        parts = assembled((one.weight, value(one)) for one in chosen)
+        new = {f"{lm.arch.layers}.{weight.parameter_name}": whole for weight, whole in parts}
         states = distil.stream(lm, lambda: functional_call(lm.model, new, kwargs=text.inputs(rows)))
         return lm.ln_final(states[text.kept(rows)])
 

@@ -21,6 +21,7 @@ from prunelib.methods.base import Method
 from prunelib.methods.inputs import Batch, Input, InputStats
 from prunelib.methods.weights import Weight, replaced, weights
 from prunelib.models import hooks
+from prunelib.models.experts import STACKED, Experts
 
 
 def batches(lm, input_ids: Tensor, attention_mask: Tensor | None = None, batch_size: int = 8) -> list[Batch]:
@@ -59,10 +60,11 @@ def input_stats(lm, layer: int, rows: Iterable[Batch], gram: bool = True) -> lis
     collector = _Collector(weights(lm, layer), gram)
     for batch in rows:
         collector.start(batch)
-        with hooks.watched(lm, layer, [w.module for w in collector.members], collector.read, collector.normed):
+        modules = [w.module for w in collector.plain]
+        with hooks.watched(lm, layer, modules, collector.read, collector.normed, collector.routed):
             run_block(lm, layer, batch)
-    found = list(collector.found.values())
-    unread = {w.name for w in collector.members} - {w.name for entry in found for w in entry.members}
+    found = [*collector.found.values(), *collector.experts(lm.experts(layer))]
+    unread = {w.name for w in collector.plain} - {w.name for entry in found for w in entry.members}
     if unread:
         raise PrunelibError(f"{lm.name} cannot be calibrated: {', '.join(sorted(unread))} read nothing")
     for entry in found:
@@ -75,8 +77,11 @@ class _Collector:
     """Adds up what the weights of one block read, once for each distinct tensor."""
 
     def __init__(self, members: list[Weight], gram: bool):
-        self.members, self.gram = members, gram
+        self.plain = [weight for weight in members if weight.expert is None]
+        self.sliced = {(w.parameter, w.expert): w for w in members if w.expert is not None}
+        self.gram = gram
         self.found: dict[int, Input] = {}  # by the place of the first reader
+        self.seen: dict[tuple[str, int], InputStats] = {}  # of experts, by parameter and expert
 
     def start(self, batch: Batch) -> None:
         self.keep = None if batch.keep is None else batch.keep.reshape(-1)
@@ -93,16 +98,34 @@ class _Collector:
         self.alive.append(x)
         first = self.first.setdefault(key, place)
         if first != place:
-            if self.members[place] not in self.found[first].members:
-                self.found[first].members.append(self.members[place])
+            if self.plain[place] not in self.found[first].members:
+                self.found[first].members.append(self.plain[place])
             return
         flat = x.reshape(-1, x.shape[-1])
-        flat = flat if self.keep is None else flat[self.keep]
         if place not in self.found:
-            wide = torch.promote_types(flat.dtype, torch.float32)
-            stats = InputStats.empty(flat.shape[1], flat.device, wide, self.gram)
-            self.found[place] = Input([self.members[place]], stats, self.norms.get(key))
-        self.found[place].stats.update(flat)
+            self.found[place] = Input([self.plain[place]], self.empty(flat), self.norms.get(key))
+        self.found[place].stats.update(flat if self.keep is None else flat[self.keep])
+
+    def routed(self, expert: int, tokens: Tensor, x: Tensor, inner: Tensor) -> None:
+        for name, values in zip(STACKED, (x, inner), strict=True):
+            key = name, expert
+            if key in self.sliced:
+                if key not in self.seen:
+                    self.seen[key] = self.empty(values)
+                self.seen[key].update(values if self.keep is None else values[self.keep[tokens]])
+
+    def empty(self, like: Tensor) -> InputStats:
+        return InputStats.empty(like.shape[1], like.device, torch.promote_types(like.dtype, torch.float32), self.gram)
+
+    def experts(self, layout: Experts | None) -> Iterator[Input]:
+        """An input each of the matrices of experts; one that no token reached counts as reading white noise."""
+        for (name, expert), weight in self.sliced.items():
+            stats = self.seen.get((name, expert))
+            if stats is None or stats.tokens == 0:
+                stats = self.empty(weight.get()).white()
+            # The norm before the experts is read by all of them and by the router: it has no scale for one alone.
+            absorbed = name == "down_proj" and layout.layout.linear_up
+            yield Input([weight], stats, f"{layout.path}.gate_up_proj.{expert}" if absorbed else None)
 
 
 def _linear_producer(lm, layer: int, entry: Input) -> str | None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from prunelib.errors import PrunelibError, nearest
 from prunelib.models import hooks
+from prunelib.models.experts import STACKED
+from prunelib.models.sublayers import Site
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,14 +23,18 @@ if TYPE_CHECKING:
 class Weight:
     """One matrix of one block, always seen as [out, in].
 
-    ``path`` is the module's place inside its block. GPT-2 stores its matrices
-    transposed (``Conv1D``); :meth:`get` and :meth:`set` hide that.
+    ``path`` is its place inside its block: that of ``module``, or, for a matrix of
+    expert ``expert``, the stacked parameter and the expert (``mlp.experts.down_proj.5``).
+    GPT-2 stores its matrices transposed (``Conv1D``), some mixtures too; :meth:`get` and
+    :meth:`set` hide that.
     """
 
     layer: int
     path: str
     module: object = field(repr=False)
     transposed: bool = False
+    parameter: str = "weight"
+    expert: int | None = None
 
     @property
     def name(self) -> str:
@@ -36,41 +42,76 @@ class Weight:
         return f"{self.layer}.{self.path}"
 
     @property
+    def tensor(self):
+        """The parameter that it is, or is a slice of."""
+        return getattr(self.module, self.parameter)
+
+    @property
+    def parameter_name(self) -> str:
+        """Name of :attr:`tensor` behind that of the list of blocks: ``"3.self_attn.q_proj.weight"``."""
+        return f"{self.name}.{self.parameter}" if self.expert is None else self.name.rpartition(".")[0]
+
+    @property
     def shape(self) -> tuple[int, int]:
         """(d_out, d_in)."""
-        out, into = self.module.weight.shape
+        out, into = self.tensor.shape[-2:]
         return (into, out) if self.transposed else (out, into)
 
     def get(self):
         """The weight [d_out, d_in], a view of the model's own storage."""
-        value = self.module.weight.detach()
+        value = self.tensor.detach()
+        value = value if self.expert is None else value[self.expert]
         return value.T if self.transposed else value
 
     def stored(self, value):
         """``value`` [d_out, d_in] in the layout, type and place in which the module keeps it."""
         value = value.T if self.transposed else value
-        return value.to(self.module.weight).contiguous()
+        return value.to(self.tensor).contiguous()
 
     def set(self, value) -> None:
         """Overwrite the model's weight with ``value`` [d_out, d_in], in place."""
-        self.module.weight.detach().copy_(self.stored(value))
+        whole = self.tensor.detach()
+        (whole if self.expert is None else whole[self.expert]).copy_(self.stored(value))
+
+
+def assembled(values: "Iterable[tuple[Weight, Tensor]]") -> "list[tuple[Weight, Tensor]]":
+    """New values of whole parameters from those [d_out, d_in] of matrices, in the layout in which modules keep them.
+
+    Of the matrices of a stacked parameter, those that are not named keep their values; the first that is stands for it.
+    """
+    from torch import stack
+
+    found, stacked = [], {}
+    for weight, value in values:
+        if weight.expert is None:
+            found.append((weight, weight.stored(value)))
+        else:
+            whole = stacked.setdefault((weight.module, weight.parameter), (weight, list(weight.tensor.detach())))
+            whole[1][weight.expert] = weight.stored(value)
+    return found + [(weight, stack(parts)) for weight, parts in stacked.values()]
 
 
 def weights(lm, layer: int) -> list[Weight]:
     """The matrices of a block in the order of its modules, without those of dropped sublayers.
 
-    Norms are no matrices, whatever the shape of their weight. Raises PrunelibError
-    where the block holds a matrix that is neither an ``nn.Linear`` nor a ``Conv1D`` (such
-    as the stacked experts of a mixture), or has none at all: a method must never leave part of a model silently dense.
+    Each expert of a mixture has its own; routers are left out, they stay dense. Norms are no
+    matrices, whatever the shape of their weight. Raises PrunelibError where the block holds a
+    matrix that is none of these, ``nn.Linear`` or ``Conv1D``, or has none at all: a method must
+    never leave part of a model silently dense.
     """
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
     block, found, gone = lm.layers[layer], [], hooks.dropped_paths(lm, layer)
+    experts = lm.experts(layer)
+    left = (*gone, *(experts.layout.dense if experts else ()))
     for path, module in block.named_modules():
-        if any(f"{path}.".startswith(f"{place}.") for place in gone):
+        if any(f"{path}.".startswith(f"{place}.") for place in left):
             continue
-        if isinstance(module, nn.Linear | Conv1D):
+        if experts and module is experts.module:
+            sliced = [(name, e) for name in STACKED for e in range(len(experts))]
+            found += [Weight(layer, f"{path}.{n}.{e}", module, experts.layout.transposed, n, e) for n, e in sliced]
+        elif isinstance(module, nn.Linear | Conv1D):
             found.append(Weight(layer, path, module, isinstance(module, Conv1D)))
         elif "norm" in type(module).__name__.lower():
             continue  # one scale a head and feature (Cohere's query and key norms) is no linear map
@@ -93,13 +134,32 @@ def others(lm) -> "dict[str, Tensor]":
     """What a repair may change besides the matrices, by its name in the model: the parameters of the final norm and of
     the unembedding, and the biases of the blocks' output projections."""
     arch = lm.arch
-    projections = [f"{arch.layers}.{i}.{path}" for i in range(lm.n_layers) for path in (arch.attn_proj, arch.mlp_proj)]
     found = {}
-    for place in (arch.ln_final, arch.unembed, *projections):
+    for place in (arch.ln_final, arch.unembed):
         for name, parameter in lm.model.get_submodule(place).named_parameters(recurse=False):
-            if place not in projections or name == "bias":
-                found[f"{place}.{name}"] = parameter
+            found[f"{place}.{name}"] = parameter
+    for layer in range(lm.n_layers):
+        for kind in ("attn", "mlp"):
+            found |= output_biases(lm, Site(kind, layer))
     return found
+
+
+def output_weights(lm, site: Site) -> list[Weight]:
+    """The matrices through which a sublayer writes to the stream: one, or one of each expert."""
+    experts = lm.experts(site.layer) if site.kind == "mlp" else None
+    ends = (f"{experts.path}.down_proj.", f"{experts.layout.shared}.down_proj.") if experts else ()
+    ends = ends or (getattr(lm.arch, f"{site.kind}_proj") + ".",)
+    return [weight for weight in weights(lm, site.layer) if f"{weight.path}.".startswith(ends)]
+
+
+def output_biases(lm, site: Site) -> "dict[str, Tensor]":
+    """The biases through which it does, [d] or [experts, d], by their name in the model."""
+    experts = lm.experts(site.layer) if site.kind == "mlp" else None
+    names = (getattr(lm.arch, f"{site.kind}_proj") + ".bias",)
+    if experts:
+        names = (f"{experts.path}.down_proj_bias", f"{experts.layout.shared}.down_proj.bias")
+    here = dict(lm.layers[site.layer].named_parameters())
+    return {f"{lm.arch.layers}.{site.layer}.{name}": here[name] for name in names if name in here}
 
 
 def head_name(lm) -> str:
@@ -129,7 +189,7 @@ def replaced(lm, new: Mapping[str, "Tensor"]) -> Iterator[None]:
     rest = others(lm)
     layers = sorted({_layer(name, lm) for name in new if name not in rest})
     known = {w.name: w for layer in layers for w in weights(lm, layer)}
-    pairs, head = [], None
+    pairs, matrices, head = [], [], None
     for name, value in new.items():
         if name not in known and name not in rest:
             raise PrunelibError(f"{lm.name} has no weight '{name}'{nearest(name, known)}")
@@ -139,9 +199,10 @@ def replaced(lm, new: Mapping[str, "Tensor"]) -> Iterator[None]:
         if name == head_name(lm):
             head = value
         elif name in known:
-            pairs.append((known[name].module.weight, known[name].stored(value)))
+            matrices.append((known[name], value))
         else:
             pairs.append((rest[name], value.to(rest[name]).contiguous()))
+    pairs += [(weight.tensor, value) for weight, value in assembled(matrices)]
     with hooks.replaced(pairs), hooks.own_head(lm, head) if head is not None else nullcontext():
         yield
 

@@ -61,12 +61,11 @@ def reason(error: BaseException, limit: int = 200) -> str:
 def check_config(folder: str | Path, check: Callable | None = None):
     """The configuration of a checkpoint folder, refused in one line if it cannot be used.
 
-    The model is built without storage, so that ``check`` (``arch.arch_for``)
+    The model is built without storage, so that ``check`` (``supported.arch_for``)
     can refuse an unsupported layout before gigabytes are downloaded or read.
     """
     import torch
-    from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers import CONFIG_MAPPING, AutoConfig
 
     folder = Path(folder)
     if not (folder / "config.json").is_file():
@@ -80,7 +79,8 @@ def check_config(folder: str | Path, check: Callable | None = None):
             )
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     name = (getattr(config, "architectures", None) or [type(config).__name__])[0]
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    builder = auto_class(config)
+    if builder is None:
         raise PrunelibError(
             f"{name} is not supported: model type '{config.model_type}' has no "
             "causal language model (missing: a decoder-only stack with a head)"
@@ -93,9 +93,25 @@ def check_config(folder: str | Path, check: Callable | None = None):
     if check is not None:
         with quiet(), one_line(f"{folder / 'config.json'} describes no valid model"):
             with torch.device("meta"):
-                model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+                model = builder.from_config(config, trust_remote_code=False)
             check(model)
     return config
+
+
+def auto_class(config):
+    """The class of transformers that makes a model that writes text from a configuration, or None.
+
+    A wrapper of several towers is made whole, so that what is saved is what was read.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    )
+
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForCausalLM
+    return AutoModelForImageTextToText if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING else None
 
 
 def open_model(folder: str | Path, dtype, check: Callable | None = None):
@@ -104,13 +120,11 @@ def open_model(folder: str | Path, dtype, check: Callable | None = None):
     Raises PrunelibError for a missing, incomplete or unreadable file and for an
     unsupported layout. Remote code and pickled weights are never loaded.
     """
-    from transformers import AutoModelForCausalLM
-
-    check_config(folder, check)
+    builder = auto_class(check_config(folder, check))
     check_weights(folder)
     tokenizer = open_tokenizer(folder)
     with quiet(), one_line(f"cannot read the weights in {folder}"):
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = builder.from_pretrained(
             folder,
             dtype=dtype,
             use_safetensors=True,

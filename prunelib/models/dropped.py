@@ -21,7 +21,7 @@ def stay_dropped(lm) -> None:
     sublayer whose output projection is not zero: leaving it out would change
     the model.
     """
-    listed = lm.config.prunelib_drop
+    listed = lm.model.config.prunelib_drop
     if not isinstance(listed, list):
         raise PrunelibError(f"the prunelib_drop of {lm.name} is not a list of sites such as ['attn:3']: {listed!r}")
     plan = DropPlan(tuple(map(Site.parse, map(str, listed))))
@@ -39,7 +39,7 @@ def stay_dropped(lm) -> None:
 
 def refuse_dropped(lm) -> None:
     """Raises PrunelibError for a checkpoint that already has dropped sublayers."""
-    listed = getattr(lm.config, "prunelib_drop", None)
+    listed = getattr(lm.model.config, "prunelib_drop", None)
     if listed:
         raise PrunelibError(
             f"{lm.name} already has dropped sublayers ({', '.join(listed)}): "
@@ -48,11 +48,13 @@ def refuse_dropped(lm) -> None:
 
 
 def projection(lm, site: Site) -> Iterator[nn.Parameter]:
-    """Weight and bias through which a sublayer (both, of a block) writes to the stream.
+    """Weights and biases through which a sublayer (both, of a block) writes to the stream.
 
     What follows them, a post-norm or a multiplier, maps zero to zero in every
     family (the tests compare the logits of each).
     """
-    for path in (lm.arch.attn_proj, lm.arch.mlp_proj):
-        if site.kind == "block" or path == getattr(lm.arch, f"{site.kind}_proj"):
-            yield from lm.layers[site.layer].get_submodule(path).parameters()
+    for one in site.sublayers:
+        if one.kind == "mlp" and (experts := lm.experts(site.layer)):
+            yield from experts.outputs
+        else:
+            yield from lm.layers[site.layer].get_submodule(getattr(lm.arch, f"{one.kind}_proj")).parameters()

@@ -90,7 +90,7 @@ def visited(
 def _watch(lm, layer: int, points: tuple[str, ...], visit) -> Iterator:
     """Register the hooks of one layer, innermost points first; yields their handles."""
     arch, block = lm.arch, lm.layers[layer]
-    factor = getattr(lm.model.config, arch.residual_multiplier) if arch.residual_multiplier else 1
+    factor = getattr(lm.config, arch.residual_multiplier) if arch.residual_multiplier else 1
     values: dict[str, Tensor] = {}
 
     def before(point):
@@ -102,6 +102,7 @@ def _watch(lm, layer: int, points: tuple[str, ...], visit) -> Iterator:
     def after(point, scale=1):
         def hook(module, args, output):
             value = _tensor(output)
+            value = value.clone() if arch.adds_in_place else value
             values[point] = value if scale == 1 else value * scale
 
         return hook
@@ -180,7 +181,8 @@ def _attn_stubs(lm, layer: int) -> Iterator[tuple[nn.Module, Callable]]:
 def _mlp_stubs(lm, layer: int) -> Iterator[tuple[nn.Module, Callable]]:
     """What to run instead of the MLP and its own norms, module by module."""
     arch, block = lm.arch, lm.layers[layer]
-    yield block.get_submodule(arch.mlp), _zeros
+    routed = arch.mixture is not None and arch.mixture.returns_routing and lm.experts(layer) is not None
+    yield block.get_submodule(arch.mlp), _no_routing if routed else _zeros
     for path in filter(None, (arch.mlp_in, arch.mlp_norm, arch.mlp_post)):
         yield block.get_submodule(path), _same
 
@@ -189,7 +191,11 @@ def _zeros(hidden_states: Tensor, *args, **kwargs) -> Tensor:
     return hidden_states.new_zeros(hidden_states.shape)
 
 
-_zeros.drops = True  # what `dropped_paths` knows a dropped sublayer by
+def _no_routing(hidden_states: Tensor, *args, **kwargs) -> tuple[Tensor, None]:
+    return _zeros(hidden_states), None
+
+
+_zeros.drops = _no_routing.drops = True  # what `dropped_paths` knows a dropped sublayer by
 
 
 def _same(hidden_states: Tensor, *args, **kwargs) -> Tensor:
@@ -313,20 +319,40 @@ def watched(
     modules: Sequence[nn.Module],
     read: Callable[[int, Tensor], None],
     normed: Callable[[str, Tensor], None] = lambda path, output: None,
+    routed: Callable[[int, Tensor, Tensor, Tensor], None] = lambda expert, tokens, x, inner: None,
 ) -> Iterator[None]:
     """Call ``read(i, x)`` with the input of ``modules[i]``, and ``normed(path, y)`` with the
-    output of every norm of block ``layer``, each time they run."""
+    output of every norm of block ``layer``, each time they run; ``routed(e, tokens [n], x [n, d],
+    inner [n, d_ff])`` with what the two matrices of expert ``e`` read, for each expert that reads anything."""
     _check_layer(lm, layer)
+    experts = lm.experts(layer)
+
+    def ran(module, args):
+        for expert, tokens, x in experts.reads(*args):
+            routed(expert, tokens, x.detach(), experts.gated(expert, x).detach())
+
     with ExitStack() as stack:
+        if experts:
+            stack.callback(experts.module.register_forward_pre_hook(ran).remove)
         for place, module in enumerate(modules):
             hook = lambda _, args, place=place: read(place, args[0].detach())  # noqa: E731
             stack.callback(module.register_forward_pre_hook(hook).remove)
         for path, module in lm.layers[layer].named_modules():
-            own = list(module.parameters(recurse=False))
-            if own and all(p.dim() == 1 for p in own):  # a norm: only vectors
-                hook = lambda _, args, out, path=path: normed(path, out.detach())  # noqa: E731
+            if own := _vectors(module):
+
+                def hook(_, args, out, path=path, own=own):
+                    if out.shape[-1] in own:  # a scale of each channel, and not the setting of an activation
+                        normed(path, out.detach())
+
                 stack.callback(module.register_forward_hook(hook).remove)
         yield
+
+
+def _vectors(module: nn.Module) -> set[int]:
+    """Lengths of a norm's parameters: those of a module without others, and without modules inside."""
+    own = list(module.parameters())
+    alone = next(module.children(), None) is None
+    return {len(p) for p in own} if alone and own and all(p.dim() == 1 for p in own) else set()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from prunelib.errors import PrunelibError
-from prunelib.models.arch import arch_for
+from prunelib.models.supported import arch_for
 from prunelib.models.checkpoint import check_config, quiet, reason
 
 _WANTED = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "README.md"]

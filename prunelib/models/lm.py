@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from prunelib.errors import PrunelibError, nearest
 from prunelib.models import fetch
-from prunelib.models.arch import ArchSpec, arch_for
+from prunelib.models.arch import ArchSpec
+from prunelib.models.experts import Experts
+from prunelib.models.supported import arch_for, text_config
 from prunelib.paths import slugify
 
 LENSES = ("raw", "normed")
@@ -88,7 +90,8 @@ class LM:
 
     @property
     def config(self):
-        return self.model.config
+        """The configuration of the language model, which a wrapper of several towers has inside its own."""
+        return text_config(self.model.config)
 
     @property
     def n_layers(self) -> int:
@@ -116,9 +119,18 @@ class LM:
         """The submodule whose input is ``resid_mid``; None in a parallel block."""
         return self.layers[layer].get_submodule(self.arch.mid) if self.arch.mid else None
 
+    def experts(self, layer: int) -> Experts | None:
+        """The experts of a layer whose MLP is a mixture of them, None for a plain MLP."""
+        return Experts.of(self.layers[layer], self.arch.mixture)
+
     @property
     def ln_final(self) -> nn.Module:
         return self.model.get_submodule(self.arch.ln_final)
+
+    @property
+    def body(self) -> nn.Module:
+        """All but the head: it returns states [batch, seq, d] after the final norm as ``last_hidden_state``."""
+        return self.model.get_submodule(self.arch.ln_final.rpartition(".")[0])
 
     @property
     def W(self) -> Tensor:
@@ -335,8 +347,13 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def _config_json(config) -> str:
-    facts = {k: v for k, v in config.to_dict().items() if k not in _VOLATILE_CONFIG}
-    return json.dumps(facts, sort_keys=True, default=str)
+    return json.dumps(_lasting(config.to_dict()), sort_keys=True, default=str)
+
+
+def _lasting(facts: dict) -> dict:
+    """Without the facts of storage, in the configurations of a wrapper's towers too."""
+    kept = {k: v for k, v in facts.items() if k not in _VOLATILE_CONFIG}
+    return {k: _lasting(v) if isinstance(v, dict) else v for k, v in kept.items()}
 
 
 def _digest(name: str, weight: Tensor) -> bytes:

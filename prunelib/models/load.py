@@ -4,7 +4,7 @@ import torch
 
 from prunelib.errors import PrunelibError, nearest
 from prunelib.models import checkpoint, fetch
-from prunelib.models.arch import arch_for
+from prunelib.models.supported import arch_for
 from prunelib.models.dropped import stay_dropped
 from prunelib.models.lm import LM
 from prunelib.paths import slugify
@@ -38,7 +38,7 @@ def load(name: str, revision: str | None = None, dtype: str | torch.dtype = "aut
     model, tokenizer = checkpoint.open_model(source.path, wanted, check=arch_for)
     lm = LM.from_model(model.to(where), tokenizer, name, source.revision, source.licence)
     lm.slug = slugify(name, revision or None)
-    if getattr(lm.config, "prunelib_drop", None):  # written by `prunelib compress`
+    if getattr(lm.model.config, "prunelib_drop", None):  # written by `prunelib compress`
         stay_dropped(lm)
     return lm
 

@@ -44,7 +44,9 @@ def test_padding_is_never_counted(lm, padded):
     for layer in range(lm.n_layers):
         both = zip(input_stats(lm, layer, rows), input_stats(lm, layer, single), strict=True)
         for found, expected in both:
-            assert found.stats.tokens == expected.stats.tokens == int(padded["attention_mask"].sum())
+            routed = found.members[0].expert is not None
+            assert found.stats.tokens == expected.stats.tokens
+            assert found.stats.tokens == int(padded["attention_mask"].sum()) or routed
             torch.testing.assert_close(found.stats.gram, expected.stats.gram, rtol=1e-3, atol=1e-3)
         advance(lm, layer, rows)
         advance(lm, layer, single)
@@ -56,6 +58,7 @@ def test_statistics_against_a_hook_by_hand(lm, tokens):
     handles = [
         w.module.register_forward_pre_hook(lambda _, args, n=w.name: read.__setitem__(n, args[0].detach().clone()))
         for w in weights(lm, layer)
+        if w.expert is None
     ]
     with torch.no_grad():
         lm.model(input_ids=tokens, use_cache=False)
@@ -64,7 +67,7 @@ def test_statistics_against_a_hook_by_hand(lm, tokens):
     rows = batches(lm, tokens, batch_size=5)
     for block in range(layer):
         advance(lm, block, rows)
-    for entry in input_stats(lm, layer, rows):
+    for entry in (one for one in input_stats(lm, layer, rows) if one.members[0].expert is None):
         for weight in entry.members:
             x = read[weight.name].reshape(-1, weight.shape[1]).double()
             assert entry.stats.tokens == len(x) == tokens.numel()
@@ -223,7 +226,7 @@ def test_a_block_without_matrices_is_refused(tiny):
         weights(lm, 1)
 
 
-def test_stacked_experts_are_refused(tiny):
+def test_a_matrix_that_the_row_does_not_name_is_refused(tiny):
     lm = copy.copy(tiny("llama"))
     lm.model = copy.deepcopy(lm.model)
     lm.model.model.layers[1].mlp.experts = torch.nn.ParameterList([torch.ones(2, 3, 4)])

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from routing import expert_reads
 
 from prunelib import methods
 from prunelib.errors import PrunelibError
@@ -25,7 +26,11 @@ def inputs_of(lm, tokens):
             def keep(_, args, name=weight.name):
                 read[name] = args[0].reshape(-1, args[0].shape[-1])
 
-            handles.append(weight.module.register_forward_pre_hook(keep))
+            if weight.expert is None:
+                handles.append(weight.module.register_forward_pre_hook(keep))
+            else:
+                x = expert_reads(lm, layer, tokens)[weight.expert]["down_proj" == weight.parameter]
+                read[weight.name] = x if len(x) else torch.ones(1, weight.shape[1])  # as if it read white noise
     with torch.no_grad():
         lm.model(input_ids=tokens, use_cache=False)
     for handle in handles:

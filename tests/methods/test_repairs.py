@@ -8,7 +8,7 @@ import copy
 import pytest
 import tiny_files
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import prunelib
 from prunelib import methods
@@ -19,6 +19,7 @@ from prunelib.methods.apply import compress, compressed, repaired
 from prunelib.methods.cuts import Cut, beside, cuts
 from prunelib.methods.save import save
 from prunelib.methods.weights import all_weights, head_name, others
+from prunelib.models.checkpoint import auto_class
 from prunelib.models.lm import LM
 from prunelib.models.sublayers import Site
 
@@ -54,7 +55,13 @@ def mean_kl(lm, made, ids):
 def refused(lm, name):
     """Whether this repair cannot be folded into a model of this family."""
     capped = lm.arch.softcap and getattr(lm.config, lm.arch.softcap) is not None
-    return (name == "temperature" and capped) or (name == "linear" and lm.arch.mlp_post is not None)
+    bare = not list(lm.ln_final.parameters())
+    return {"temperature": capped or bare, "norm": bare, "linear": lm.arch.mlp_post is not None}.get(name, False)
+
+
+def stacked(lm, name: str) -> str:
+    """Name of the parameter that holds an expert's matrix."""
+    return f"{lm.arch.layers}.{name.rpartition('.')[0]}"
 
 
 # ---------------------------------------------------------------- every repair, every family
@@ -69,7 +76,7 @@ def test_every_repair_has_its_row():
 
 @pytest.mark.parametrize("base", [DROPS, SPARSE])
 @pytest.mark.parametrize("name", REPAIRS)
-def test_what_a_repair_leaves_alone(lm, name, base, tokens):
+def test_what_a_repair_leaves_alone(lm, name, base, tokens, record_property):
     """Drops and zeros stay, whatever is not named stays to the bit, and the model is dense again afterwards."""
     spec = f"{base}+{REPAIRS[name]}"
     if name == "linear" and base == SPARSE:
@@ -78,6 +85,7 @@ def test_what_a_repair_leaves_alone(lm, name, base, tokens):
         return
     before = {key: value.clone() for key, value in lm.model.state_dict().items()}
     if refused(lm, name):
+        record_property("refused", True)
         with pytest.raises(PrunelibError, match=f"{name} cannot be folded into"):
             of_one(lm, spec, tokens)
         return
@@ -106,7 +114,7 @@ def test_what_a_repair_leaves_alone(lm, name, base, tokens):
     with made.applied(lm):
         state = dict(lm.model.state_dict())
         for key, value in before.items():
-            inside = any(key.startswith(f"{lm.arch.layers}.{one}.") for one in made.weights)
+            inside = any(key in (f"{lm.arch.layers}.{one}.weight", stacked(lm, one)) for one in made.weights)
             tied = key == head_name(lm) and head_name(lm) in changed
             if key not in changed and not inside and not tied:
                 assert torch.equal(state[key], value), key
@@ -123,7 +131,8 @@ def test_a_repaired_checkpoint_is_an_ordinary_one(name, family, make_model, toke
     manifest = save(lm, made, tmp_path / "out")
     with made.applied(lm):
         expected = logits(lm.model, padded)
-    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
+    builder = auto_class(AutoConfig.from_pretrained(tmp_path / "out"))
+    plain = builder.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
     loaded = prunelib.load(str(tmp_path / "out"), device="cpu")
     assert torch.equal(logits(plain, padded), expected) and torch.equal(logits(loaded.model, padded), expected)
     assert loaded.fingerprint == manifest["fingerprints"]["compressed"] != lm.fingerprint

@@ -46,8 +46,9 @@ def logits_by_weights(lm, chosen, batch):
     other.model = copy.deepcopy(lm.model)
     for site in chosen:
         for kind in ("attn", "mlp") if site.kind == "block" else (site.kind,):
+            experts = other.experts(site.layer) if kind == "mlp" else None
             path = getattr(lm.arch, f"{kind}_proj")
-            for weight in other.layers[site.layer].get_submodule(path).parameters():
+            for weight in experts.outputs if experts else other.layers[site.layer].get_submodule(path).parameters():
                 weight.zero_()
     return logits(other, batch)
 

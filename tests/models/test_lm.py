@@ -66,7 +66,7 @@ def test_impossible_sizes(folder):
         prunelib.load(str(folder))
 
 
-@pytest.mark.parametrize(("kind", "words"), [("t5", "T5"), ("bert", "Bert"), ("mamba", "Mamba"), ("gptj", "GPTJ")])
+@pytest.mark.parametrize(("kind", "words"), [("t5", "T5"), ("bert", "Bert"), ("mamba", "Mamba"), ("bloom", "Bloom")])
 def test_unsupported_architecture(tmp_path, kind, words):
     from transformers import AutoConfig
 
@@ -294,6 +294,6 @@ def test_default_model(default_lm):
     plain = lm.encode(["Hi"], chat=False)
     assert plain["input_ids"].shape[1] < batch["attention_mask"][1].sum()
     with torch.no_grad():
-        hidden = lm.model.base_model(**batch).last_hidden_state
+        hidden = lm.body(**batch).last_hidden_state
         assert torch.equal(lm.unembed(hidden, "raw"), lm.model(**batch).logits)
     assert lm.fingerprint == prunelib.load(lm.name, device="cpu", dtype="float32").fingerprint

@@ -167,8 +167,8 @@ def test_generation_stops_as_lm_eval_does(made, options, settings):
 
 def test_options_share_their_context_and_examples_are_read_once(made, folder, monkeypatch):
     lm, read = made(), []
-    real = lm.model.base_model.forward
-    monkeypatch.setattr(lm.model.base_model, "forward", lambda **k: read.append(k["input_ids"].numel()) or real(**k))
+    real = lm.body.forward
+    monkeypatch.setattr(lm.body, "forward", lambda **k: read.append(k["input_ids"].numel()) or real(**k))
     found = harness.evaluate(lm, "commonsense_qa", folder=folder, shots=3)
     whole = sum(5 * len(lm.tokenizer(prompt)["input_ids"]) for prompt in found.samples["prompt"])
     assert sum(read) < whole / 6

@@ -56,6 +56,16 @@ def test_batches_and_sharing_change_no_score(lm, items, shown, plain, batch_size
     pd.testing.assert_frame_equal(found, plain, atol=1e-4, rtol=0)
 
 
+def test_every_family_answers_the_same_alone_and_in_a_batch(family, make_model, items):
+    """Shared beginnings, padding and trees of options change nothing, longer than any window of attention."""
+    lm = LM.from_model(make_model(family), tokenizer())
+    some = [dataclasses.replace(item, passage=item.passage[:15], question=item.question[:3]) for item in items[:4]]
+    shown = [dataclasses.replace(some[0], id="s", passage="x", question="y", answer="z")]
+    alone = readouts.answers(lm, some, shown, batch_size=1, share=False, letters=False)
+    together = readouts.answers(lm, some, shown, batch_size=4, share=True, letters=False)
+    pd.testing.assert_frame_equal(together, alone, atol=1e-4, rtol=0)
+
+
 def test_order_changes_no_score(lm, items, shown, plain):
     found = readouts.answers(lm, items[::-1], shown)[::-1].reset_index(drop=True)
     pd.testing.assert_frame_equal(found, plain, atol=1e-4, rtol=0)
@@ -63,13 +73,13 @@ def test_order_changes_no_score(lm, items, shown, plain):
 
 def test_choice_and_generation_read_a_passage_once(lm, items, shown, monkeypatch):
     """All passages of a batch pass through the model one time, whatever is asked about them afterwards."""
-    rows, real = [], lm.model.base_model.forward
+    rows, real = [], lm.body.forward
 
     def counting(*args, **kwargs):
         rows.append(kwargs["input_ids"])
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(lm.model.base_model, "forward", counting)
+    monkeypatch.setattr(lm.body, "forward", counting)
     readouts.answers(lm, items, shown, letters=False)
     start = lm.encode_one(readouts.prompt(items[0], shown)[:60], chat=False)
     assert sum(start == row[: len(start)].tolist() for ids in rows for row in ids) == 1  # what all begin with

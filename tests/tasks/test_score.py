@@ -83,13 +83,13 @@ def test_order_of_requests_changes_nothing(tiny, requests):
 def test_one_token_options_are_read_once(tiny, monkeypatch):
     lm = tiny("llama")
     rows = []
-    real = lm.model.base_model.forward
+    real = lm.body.forward
 
     def counting(*args, **kwargs):
         rows.append(kwargs["input_ids"].numel())
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(lm.model.base_model, "forward", counting)
+    monkeypatch.setattr(lm.body, "forward", counting)
     loglikelihoods(lm, [Request([5, 6, 7], [token]) for token in (8, 9, 10, 11)])
     assert sum(rows) == 3
 

@@ -8,6 +8,7 @@
 ``objections``    what readers of the paper doubted, and the numbers that answer it
 ``methods-table`` the registered methods
 ``profiles-table`` how much each profile measures
+``families-table`` what works in each family of models
 Terms of the glossary explain themselves where a page first mentions them.
 
 Every page also says of itself what it answers (``meta``).
@@ -18,6 +19,7 @@ files are also published as they are, at the top of the site.
 
 from prunelib_book import (
     beside,
+    families,
     figcard,
     figindex,
     glossary,
@@ -32,7 +34,10 @@ from prunelib_book import (
     val,
 )
 
-_PARTS = (beside, figcard, figindex, glossary, ledger, meta, methods, objections, offline, plain, profiles, search, val)
+_PARTS = (
+    *(beside, families, figcard, figindex, glossary, ledger, meta, methods, objections, offline, plain, profiles),
+    *(search, val),
+)
 
 
 def setup(app) -> dict:

@@ -24,11 +24,11 @@ def tensors(lm) -> pd.DataFrame:
 
     ``part`` is ``attn`` or ``mlp`` (the sublayer's own norms are its part), ``both`` for what the two sublayers of
     a block share, ``rest`` for what is in no block (``layer`` −1). ``d_out`` and ``d_in`` are 0 for all but the
-    matrices that methods compress.
+    matrices that methods compress; of stacked experts they are those of one.
     """
     from prunelib.methods.weights import all_weights
 
-    matrices = {id(weight.module.weight): weight.shape for weight in all_weights(lm)}
+    matrices = {id(weight.tensor): weight.shape for weight in all_weights(lm)}
     places = {id(p): (i, path) for i, block in enumerate(lm.layers) for path, p in block.named_parameters()}
     rows = []
     for name, parameter in lm.model.named_parameters():
