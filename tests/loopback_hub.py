@@ -97,7 +97,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _api(self, name: str, what: str, commit: str, files: dict[str, bytes]):
         if what == "tree":
-            return [{"type": "file", "path": path, "size": len(data), "oid": _etag(data)} for path, data in files.items()]
+            return [
+                {"type": "file", "path": path, "size": len(data), "oid": _etag(data)} for path, data in files.items()
+            ]
         return {"_id": "0", "id": name, "sha": commit, "private": False, "tags": [],
                 "siblings": [{"rfilename": path} for path in files]}  # fmt: skip
 

@@ -9,12 +9,24 @@ import re
 
 import torch
 
-_SIGHT = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28,
-          "patch_size": 14}  # fmt: skip
+_SIGHT = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+          "image_size": 28, "patch_size": 14}  # fmt: skip
 _QWEN_SIGHT = {"depth": 1, "embed_dim": 16, "hidden_size": 16, "num_heads": 2}
 _EXPERTS = re.compile(r"(model\.layers\.\d+)\.mlp\.(gate|up|down)_proj\.weight")
 
-EXACT = ("mistral", "ministral", "qwen2", "smollm3", "seed_oss", "cwm", "phi3", "granite", "llava", "mistral3", "qwen2_vl")
+EXACT = (
+    "mistral",
+    "ministral",
+    "qwen2",
+    "smollm3",
+    "seed_oss",
+    "cwm",
+    "phi3",
+    "granite",
+    "llava",
+    "mistral3",
+    "qwen2_vl",
+)
 """Families whose arithmetic is that of Llama, operation by operation."""
 CLOSE = ("gemma", "mixtral", "mixtral-4", "granitemoe", "qwen2_moe")
 """Those that reach the same numbers another way: a scale of 1 + w in the norms, experts weighted and added."""
@@ -77,9 +89,13 @@ def _settings(old, family: str, experts: int) -> dict:
             "num_experts": 1, "num_experts_per_tok": 1, "moe_intermediate_size": old.intermediate_size,
             "shared_expert_intermediate_size": 8, "norm_topk_prob": True,
         },
-        "qwen2_vl": {"rope_parameters": dict(old.rope_parameters) | {
-            "mrope_section": [width // 8, (width // 2 - width // 8) // 2, width // 2 - width // 8 - (width // 2 - width // 8) // 2]}},
+        "qwen2_vl": {"rope_parameters": dict(old.rope_parameters) | {"mrope_section": _thirds(width // 2)}},
     }.get(family, {})  # fmt: skip
+
+
+def _thirds(size: int) -> list[int]:
+    """Shares of time, height and width; in a text all three positions are one."""
+    return [size // 4, size // 4, size - 2 * (size // 4)]
 
 
 def _laid_out(weights: dict, family: str, old, experts: int) -> dict:

@@ -61,7 +61,7 @@ class Repair(Method):
 
 
 def check_norm(lm, name: str) -> None:
-    """Raises PrunelibError for a model whose final norm has no weights (OLMo, nanochat) that could take anything over."""
+    """Raises PrunelibError for a model whose final norm has no weights to change (OLMo, nanochat)."""
     if next(lm.ln_final.parameters(), None) is None:
         raise PrunelibError(f"{name} cannot be folded into {lm.name}: its final norm has no weights")
 

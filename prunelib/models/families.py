@@ -173,27 +173,27 @@ _DENSE = (
 )  # fmt: skip
 
 _EXPERTS = Mixture()
+_SHARED = replace(_EXPERTS, shared="mlp.shared_experts")
 _ROUTED = replace(_EXPERTS, dense=("mlp.router",))
+_QWEN2 = replace(_EXPERTS, shared="mlp.shared_expert", dense=("mlp.gate", "mlp.shared_expert_gate"))
+_LLAMA4 = Mixture(
+    "feed_forward.experts", "feed_forward.shared_expert", ("feed_forward.router",), transposed=True,
+    returns_routing=True,
+)  # fmt: skip
 _MIXTURES = (
     *(ArchSpec(family, mixture=_EXPERTS) for family in ("mixtral", "qwen3_moe", "olmoe")),
-    ArchSpec("qwen2_moe", mixture=replace(_EXPERTS, shared="mlp.shared_expert", dense=("mlp.gate", "mlp.shared_expert_gate"))),
-    *(
-        ArchSpec(family, attn_v=None, mixture=replace(_EXPERTS, shared="mlp.shared_experts"))
-        for family in ("deepseek_v3",)
-    ),
-    ArchSpec("glm4_moe", mixture=replace(_EXPERTS, shared="mlp.shared_experts")),
+    ArchSpec("qwen2_moe", mixture=_QWEN2),
+    ArchSpec("deepseek_v3", mixture=_SHARED, attn_v=None),
+    ArchSpec("glm4_moe", mixture=_SHARED),
     ArchSpec("phimoe", mixture=_ROUTED),
+    ArchSpec("gpt_oss", mixture=replace(_ROUTED, transposed=True, linear_up=False, returns_routing=True)),
     replace(
         _GRANITE, family="granitemoe", mlp="block_sparse_moe",
         mixture=Mixture("block_sparse_moe.experts", dense=("block_sparse_moe.router",)),
     ),
-    ArchSpec("gpt_oss", mixture=replace(_ROUTED, transposed=True, linear_up=False, returns_routing=True)),
     ArchSpec(
-        "llama4_text", window="attention_chunk_size", mlp="feed_forward", mlp_proj="feed_forward.down_proj", mlp_up="feed_forward.up_proj",
-        mixture=Mixture(
-            "feed_forward.experts", "feed_forward.shared_expert", ("feed_forward.router",), transposed=True,
-            returns_routing=True,
-        ),
+        "llama4_text", window="attention_chunk_size", mlp="feed_forward", mlp_proj="feed_forward.down_proj",
+        mlp_up="feed_forward.up_proj", mixture=_LLAMA4,
     ),
 )  # fmt: skip
 

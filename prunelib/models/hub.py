@@ -14,8 +14,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from prunelib.errors import PrunelibError
-from prunelib.models.supported import arch_for
 from prunelib.models.checkpoint import check_config, quiet, reason
+from prunelib.models.supported import arch_for
 
 _WANTED = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "README.md"]
 _UNWANTED = ["*/*", "consolidated*"]

@@ -78,6 +78,8 @@ class LM:
         """
         arch = arch_for(model)
         model.eval().requires_grad_(False)
+        if arch.mixture and model.dtype == torch.float64:
+            model.set_experts_implementation("eager")  # grouped products know no float64
         return cls(model, tokenizer, arch, name, slugify(name), revision, fingerprint(model), licence)
 
     @property

@@ -4,9 +4,9 @@ import torch
 
 from prunelib.errors import PrunelibError, nearest
 from prunelib.models import checkpoint, fetch
-from prunelib.models.supported import arch_for
 from prunelib.models.dropped import stay_dropped
 from prunelib.models.lm import LM
+from prunelib.models.supported import arch_for
 from prunelib.paths import slugify
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}

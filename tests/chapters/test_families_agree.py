@@ -1,4 +1,4 @@
-"""The default model rewritten as other families: chapters 5 and 8 give the same tables, drop orders and texts included."""
+"""The default model rewritten as other families: chapters 5 and 8 give the same tables, orders and texts included."""
 
 import os
 import subprocess

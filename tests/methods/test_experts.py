@@ -57,7 +57,7 @@ def test_one_matrix_is_one_slice(mixture):
     layer = routed(lm)
     chosen = experts_of(lm, layer)[1]
     before, new = chosen.tensor.detach().clone(), torch.ones(chosen.shape)
-    (weight, whole), = assembled([(chosen, new)])
+    ((weight, whole),) = assembled([(chosen, new)])
     assert weight is chosen
     chosen.set(new)
     assert torch.equal(chosen.get(), new) and torch.equal(whole, chosen.tensor)
@@ -73,7 +73,9 @@ def test_an_expert_reads_its_own_tokens(mixture, tokens):
     rows = batches(mixture, tokens, batch_size=4)
     for before in range(layer):
         advance(mixture, before, rows)
-    found = {w.path: entry for entry in input_stats(mixture, layer, rows) for w in entry.members if w.expert is not None}
+    found = {
+        w.path: entry for entry in input_stats(mixture, layer, rows) for w in entry.members if w.expert is not None
+    }
     path = mixture.experts(layer).path
     total = 0
     for expert, reads in expected.items():
@@ -84,7 +86,7 @@ def test_an_expert_reads_its_own_tokens(mixture, tokens):
                 assert stats.tokens == len(x)
                 torch.testing.assert_close(stats.gram, x.T @ x, rtol=1e-3, atol=1e-3)
                 torch.testing.assert_close(stats.sq_norms, x.double().square().sum(0), rtol=1e-3, atol=1e-4)
-    chosen = getattr(mixture.config, "num_experts_per_tok")
+    chosen = mixture.config.num_experts_per_tok
     assert total == tokens.numel() * chosen  # no token is lost
 
 

@@ -29,7 +29,7 @@ def inputs_of(lm, tokens):
             if weight.expert is None:
                 handles.append(weight.module.register_forward_pre_hook(keep))
             else:
-                x = expert_reads(lm, layer, tokens)[weight.expert]["down_proj" == weight.parameter]
+                x = expert_reads(lm, layer, tokens)[weight.expert][weight.parameter == "down_proj"]
                 read[weight.name] = x if len(x) else torch.ones(1, weight.shape[1])  # as if it read white noise
     with torch.no_grad():
         lm.model(input_ids=tokens, use_cache=False)

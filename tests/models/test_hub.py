@@ -148,7 +148,20 @@ def test_a_branch_that_moved_is_followed_and_a_commit_is_kept(hub, tiny, make_mo
 
 
 def test_a_run_of_a_hub_model_end_to_end(hub, tiny, call, tmp_path):
-    words = ("run", "06", "--model", "acme/tiny", "--profile", "smoke", "--device", "cpu", "-p", "limit=2", "-p", "layer=1")
+    words = (
+        "run",
+        "06",
+        "--model",
+        "acme/tiny",
+        "--profile",
+        "smoke",
+        "--device",
+        "cpu",
+        "-p",
+        "limit=2",
+        "-p",
+        "layer=1",
+    )
     code, out, err = call(*words)
     assert code == 0, err
     from prunelib.files import read_json

@@ -34,7 +34,13 @@ def _row(variant: str, works: dict[str, str]) -> list[str]:
     parts = ("yes" if works.get(part) == "passed" else works.get(part, "not tried") for part in _PARTS)
     repairs = {method.name for method in of_kind("recover")}
     methods = set(works) - repairs - set(_PARTS)
-    return [f"{family} ({which})" if which else family, layout, *parts, _all_but(works, methods), _all_but(works, repairs)]
+    return [
+        f"{family} ({which})" if which else family,
+        layout,
+        *parts,
+        _all_but(works, methods),
+        _all_but(works, repairs),
+    ]
 
 
 def _all_but(works: dict[str, str], names: set[str]) -> str:
