@@ -44,16 +44,26 @@ def commands() -> None:
     metavar="NAME=VALUE",
     help="a notebook parameter; may be repeated (see --dry-run for their names)",
 )
+@click.option(
+    "--shard", metavar="K/N", help="compute the K-th of N shares of the chapters; a plain run then joins them"
+)
 @click.option("--fresh", is_flag=True, help="compute everything again")
 @click.option("--dry-run", is_flag=True, help="print what would run, with all parameters")
-def run(notebooks, given, fresh, dry_run, **flags) -> int:
+def run(notebooks, given, shard, fresh, dry_run, **flags) -> int:
+    import dataclasses
+
     from prunelib import paths
     from prunelib.chapters import checks
     from prunelib.models import fetch
-    from prunelib.runs import folders, runner, sources
+    from prunelib.runs import folders, runner, shards, sources
 
     options = RunOptions.of(flags | {"seed": runner.convert("seed", flags["seed"], 0)})
     books = sources.select(list(notebooks))
+    if shard:
+        number, of = shards.parse(shard)
+        books = shards.share(books, number, of, paths.slugify(options.model, options.revision))
+        whole = options.folder
+        options = dataclasses.replace(options, out=str(shards.folder(whole, number, of).resolve()))
     parameters = runner.parameters_of(books, options, list(given))
     changed = {b.id: {k: v for k, v in parameters[b.id].items() if v != b.defaults[k]} for b in books}
     for book in books:
@@ -69,6 +79,8 @@ def run(notebooks, given, fresh, dry_run, **flags) -> int:
     folders.refuse_foreign(folder)
     if not fresh:
         folders.refuse_other(folder, parameters, {"slug": paths.slugify(options.model, options.revision)})
+    if shard:
+        folders.claim(whole)
     revision = options.revision or None
     source = fetch.fetch(options.model, revision)  # the long download happens here, once, with a bar
     for book in books:

@@ -9,12 +9,14 @@ A run folder ``runs/<model>/<profile>/`` holds everything one run produced::
     manifest.json         the parts merged: the one file the book reads
     units/                finished pieces of a table that is not complete yet
     unfinished/<notebook>/ what a notebook that runs again will put in place of its finished results
+    shards/2-of-4/        run folders of shares of this run, whose tables it takes
 
 A folder that holds anything is written to only if it is a run folder; only files
 that we wrote are ever removed; one run folder holds one model and one set of options.
 """
 
 import contextlib
+import functools
 import os
 import re
 from collections.abc import Iterator
@@ -37,7 +39,7 @@ INSTEAD = "name another folder with --out, or start this one anew with --fresh"
 # ---------------------------------------------------------------- what the notebooks recorded
 
 
-UNFINISHED = "unfinished"
+UNFINISHED, SHARDS = "unfinished", "shards"
 
 
 def table_file(name: str) -> str:
@@ -63,6 +65,11 @@ def unfinished(folder: Path) -> list[tuple[Path, dict]]:
     top = Path(folder) / UNFINISHED
     homes = [home for home in sorted(top.glob("*/")) if not (home.is_symlink() or top.is_symlink())]
     return [(home, part) for home in homes for part in parts(home) if part["notebook"] == home.name]
+
+
+def shards(folder: Path) -> list[tuple[Path, dict]]:
+    """Parts of the shards of a run (:mod:`prunelib.runs.shards`), each with its shard's folder."""
+    return [(home, part) for home in _real(Path(folder) / SHARDS) for part in parts(home)]
 
 
 def _is_part(part: dict, stem: str) -> bool:
@@ -213,7 +220,8 @@ def finish(folder: Path, notebook: str, executed: dict) -> dict:
             with writing(folder / name) as temporary:
                 os.replace(waiting / name, temporary)
     part.pop("earlier", None)
-    part["cost"] = _dearer(cost_of(known), cost_of(part))
+    elsewhere = [cost_of(other) for _, other in shards(folder) if other["notebook"] == notebook]
+    part["cost"] = functools.reduce(_dearer, [cost_of(known), *elsewhere, cost_of(part)])
     part["executed"] = executed
     write_json(folder / "parts" / f"{notebook}.json", part)
     _remove(waiting, described(part))

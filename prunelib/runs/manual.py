@@ -5,6 +5,7 @@ examples:
   prunelib run                                     all notebooks, default model, profile quick
   prunelib run --model Qwen/Qwen2.5-0.5B-Instruct  the same for a model of the hub
   prunelib run 05 --profile smoke -p drop_count=4  one notebook, its own parameter changed
+  prunelib run --shard 2/4                         the second of four shares, for a batch of four jobs
   prunelib book --run runs/Qwen--Qwen2.5-0.5B-Instruct/quick
   prunelib book --reference --pdf                  the committed results as a site and as one PDF
   prunelib compress --spec wanda:2:4 --out DIR     a pruned model that transformers loads

@@ -39,7 +39,8 @@ class Record:
         self.folder = Path(folder)
         self.notebook = notebook
         self.units_computed = self.units_reused = 0
-        every = [*((self.folder, part) for part in folders.parts(self.folder)), *folders.unfinished(self.folder)]
+        own = ((self.folder, part) for part in folders.parts(self.folder))
+        every = [*folders.shards(self.folder), *own, *folders.unfinished(self.folder)]
         finished = [part for home, part in every if home == self.folder and "executed" in part]
         self._standing = {name for part in finished for name in folders.described(part)}
         self._standing |= {f"parts/{part['notebook']}.json" for part in finished}
