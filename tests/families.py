@@ -43,7 +43,7 @@ class Recorder:
         table = {}
         for (family, column), outcome in sorted(self.found.items()):
             table.setdefault(family, {})[column] = outcome
-        versions = {name: version(name) for name in PACKAGES}
+        versions = {name: version(name).partition("+")[0] for name in PACKAGES}  # a build's own mark is not in the lock
         with writing(self.file) as part:
             part.write_text(json.dumps({"versions": versions, "families": table}, indent=1, sort_keys=True) + "\n")
 

@@ -80,6 +80,7 @@ def test_what_a_repair_leaves_alone(lm, name, base, tokens, record_property):
     """Drops and zeros stay, whatever is not named stays to the bit, and the model is dense again afterwards."""
     spec = f"{base}+{REPAIRS[name]}"
     if name == "linear" and base == SPARSE:
+        record_property("refused", True)
         with pytest.raises(PrunelibError, match="linear would fill the zeros of magnitude:0.5 in"):
             methods.parse(spec)
         return
