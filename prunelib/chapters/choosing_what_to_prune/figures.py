@@ -19,7 +19,8 @@ MARKED = 3
 def kept(data: pd.DataFrame, style: Style) -> Drawn:
     """Share of the generation score kept against sublayers dropped, a line a criterion, a panel a kind."""
     kinds = [kind for kind in KINDS if kind in set(data["kinds"])]
-    fig, axes = style.subplots(height=3.1, ncols=len(kinds), sharey=True)
+    # In the width of a column all panels stand below each other.
+    fig, axes = style.subplots(height=3.1 if len(kinds) < 4 else 2.9, ncols=len(kinds), sharey=True)
     axes = np.atleast_1d(axes)
     for axis, kind in zip(axes, kinds, strict=True):
         panel = data[data["kinds"] == kind]
