@@ -16,6 +16,7 @@ from prunelib.measure.removal import COLUMNS, Removals
 from prunelib.methods import parse
 from prunelib.models.sublayers import Site
 from prunelib.report import figures, style
+from prunelib.report.sentences import Found
 from prunelib.runs import sources
 from prunelib.runs.profiles import PROFILES
 from prunelib.runs.zoo import models as zoo
@@ -241,3 +242,22 @@ def test_the_furthest_sublayer_is_early_or_late():
     table = drawn.apart(rows)
     assert table["layer"].tolist() == [0, 2, 3] and table["early"].tolist() == [3, -2, -1]
     assert drawn.apart(rows.assign(rank_kl_dense_pruned=rows["rank_cosine"])).empty
+
+
+@pytest.mark.parametrize(
+    ("gap", "surely", "word"),
+    [
+        ((0.3, 0.1, 0.5), {}, "Yes"),
+        ((0.3, 0.1, 0.5), {"surely_less": 3}, "In part"),
+        ((-0.3, -0.5, -0.1), {}, "No"),
+        ((-0.3, -0.5, -0.1), {"surely_more": 1}, "In part"),
+        ((0.1, -0.1, 0.3), {"surely_less": 3}, "Not decided"),
+    ],
+)
+def test_an_answer_that_holds_in_one_place_alone_says_so(gap, surely, word):
+    names = {"all": 9, "more": 4, "less": 5, "surely_more": 0, "surely_less": 0, "count": 4} | surely
+    values = {f"select.{name}": {"value": number, "exact": True, "fmt": "d"} for name, number in names.items()}
+    for name, three in (("gap", gap), ("kl", (0.3, 0.2, 0.5)), ("cosine", (0.1, 0.0, 0.2))):
+        values[f"select.pair.{name}"] = dict(zip(("value", "lo", "hi"), three, strict=True)) | {"fmt": ".2f"}
+    said = page.decided(Found(values, {}))
+    assert said.startswith(f"{word}: with 4 MLP sublayers dropped")

@@ -153,19 +153,28 @@ def say(found: Found) -> dict[str, str]:
     if not found.is_defined("select.pair.gap"):
         why = found.show("select.undefined")
         return said | {"answer": f"This run cannot tell what a choice keeps of generation. {why} {said['output']}"}
+    return said | {"answer": f"{decided(found)} {said['all']}"}
+
+
+def decided(found: Found) -> str:
+    """The comparison that was fixed before measuring, in a sentence."""
     both = f"{found.bracketed('select.pair.kl')} against {found.bracketed('select.pair.cosine')}"
     gap = found.show("select.pair.gap")
     count = found.show("select.count")
-    pair = by_side(
+    return by_side(
         found.side("select.pair.gap", 0.0),
-        f"Yes: with {count} MLP sublayers dropped, the choice at the output leaves more of generation than the one in "
-        f"the stream ({both}); the difference of the shares is {gap}.",
-        f"No: with {count} MLP sublayers dropped, the choice at the output leaves less of generation than the one in "
-        f"the stream ({both}); the difference of the shares is {gap}.",
+        f"{_unless(found, 'surely_less', 'Yes')}: with {count} MLP sublayers dropped, the choice at the output leaves "
+        f"more of generation than the one in the stream ({both}); the difference of the shares is {gap}.",
+        f"{_unless(found, 'surely_more', 'No')}: with {count} MLP sublayers dropped, the choice at the output leaves "
+        f"less of generation than the one in the stream ({both}); the difference of the shares is {gap}.",
         f"Not decided: with {count} MLP sublayers dropped, what the choice at the output leaves of generation is not "
         f"told apart from what the choice in the stream leaves ({both}); the difference of the shares is {gap}.",
     )
-    return said | {"answer": f"{pair} {said['all']}"}
+
+
+def _unless(found: Found, count: str, word: str) -> str:
+    """``word``, or that it holds in part, where other numbers of sublayers surely go the other way."""
+    return "In part" if found.number(f"select.{count}") else word
 
 
 def _all(found: Found) -> str:
