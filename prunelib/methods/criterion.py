@@ -27,8 +27,9 @@ from prunelib.models.sublayers import LETTERS, Site
 Measure = Callable[..., pd.DataFrame]
 """``measure(without, kinds, tick)``: scores, ``layer, kind`` and a column, with the sites ``without`` already gone.
 
-Those of other kinds than ``kinds`` may be left out, and those that are gone. ``tick()`` is called for each site that
-is removed to be measured.
+Those of other kinds than ``kinds`` may be left out, and those that are gone. Those that were gone before, by the
+model's checkpoint or by what was done to it, are left out: they cannot be dropped again. ``tick()`` is called for each
+site that is removed to be measured.
 """
 
 
@@ -172,10 +173,20 @@ def _float64(value):
 
 
 def _in_the_stream(lm, tokens, batch_size: int, attention_mask) -> Measure:
+    from prunelib.models import hooks
+
+    before = hooks.gone(lm)
+
     def measure(without: Sequence[Site], kinds: Sequence[str], tick=lambda: None) -> pd.DataFrame:
-        return importance(lm, tokens, batch_size, without, attention_mask)
+        return still_there(importance(lm, tokens, batch_size, without, attention_mask), before)
 
     return measure
+
+
+def still_there(scores: pd.DataFrame, gone) -> pd.DataFrame:
+    """Scores ``layer, kind, …`` without the sites ``gone``, pairs (kind, layer)."""
+    kept = [(kind, int(layer)) not in gone for kind, layer in zip(scores["kind"], scores["layer"], strict=True)]
+    return scores[kept].reset_index(drop=True)
 
 
 def _at_output(column: str) -> Callable[..., Measure]:
@@ -183,12 +194,14 @@ def _at_output(column: str) -> Callable[..., Measure]:
 
     def begin(lm, tokens, batch_size: int, attention_mask) -> Measure:
         from prunelib.measure.removal import Removals
+        from prunelib.models import hooks
 
+        before = hooks.gone(lm)
         removals = Removals(lm, tokens, batch_size, attention_mask)
 
         def measure(without: Sequence[Site], kinds: Sequence[str], tick=lambda: None) -> pd.DataFrame:
             removals.rebase(without)
-            left = (Site(kind, layer) for layer in range(lm.n_layers) for kind in kinds)
+            left = (Site(k, layer) for layer in range(lm.n_layers) for k in kinds if (k, layer) not in before)
             found = removals.measured([site for site in left if site not in removals.sites], tick)
             return found.groupby(["layer", "kind"])[column].mean().reset_index()
 

@@ -1,7 +1,7 @@
 """Inter-layer pruning: attention, MLP or block sublayers chosen by a criterion."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -15,6 +15,7 @@ from prunelib.methods.criterion import (
     angular_distances,
     kinds_of,
     random_scores,
+    still_there,
 )
 from prunelib.models.sublayers import LETTERS, DropPlan, Site
 
@@ -160,13 +161,22 @@ class Drop(Method):
 
         Layers that the table does not have are not dropped. Raises PrunelibError for more sites than it has.
         """
-        self.check(scores["layer"].nunique())
         ranked = self.criterion.ranked(scores, self.ranking)
+        layers = scores["layer"].nunique()
+        if len(ranked) == self.sites_of(layers):  # none is gone
+            self.check(layers)
+        self._check_left(len(ranked))
         return DropPlan(tuple(map(Site.parse, list(ranked)[: self.count])), ranked)
 
-    def given(self, layers: int) -> DropPlan:
-        """The sites of a random draw in a model of ``layers`` layers, which is all it depends on beside its seed."""
-        return self.choose(random_scores(layers, self.seed))
+    def _check_left(self, left: int) -> None:
+        if self.count > left:
+            what = "attention and MLP" if self.ranking == "joint" else self.sublayers
+            raise PrunelibError(f"cannot drop {self.count} {what} sites: the model has {left} that are not dropped yet")
+
+    def given(self, layers: int, gone: Collection[tuple[str, int]] = ()) -> DropPlan:
+        """The sites of a random draw in a model of ``layers`` layers, which is all it depends on beside its seed and
+        ``gone``, pairs (kind, layer) of what is dropped already."""
+        return self.choose(still_there(random_scores(layers, self.seed), gone))
 
     def plan(
         self,
@@ -182,11 +192,17 @@ class Drop(Method):
         ``progress`` is called with (removals measured, all of them), at the output only. Raises PrunelibError for more
         sites than there are.
         """
+        from prunelib.models import hooks
+
         self.check(lm.n_layers)
+        gone = hooks.gone(lm)
         if not self.needs:
-            return self.given(lm.n_layers)
+            return self.given(lm.n_layers, gone)
         if self.ranking == "angular":
             distances = angular_distances(lm, tokens, self.count, batch_size, attention_mask)
+            there = [not any(("block", n) in gone for n in range(f, f + self.count)) for f in distances["first"]]
+            distances = distances[there]
+            self._check_left(self.count if len(distances) else 0)
             first = int(distances.loc[distances["distance"].idxmin(), "first"])
             sites = tuple(Site("block", layer) for layer in range(first, first + self.count))
             return DropPlan(sites, {f"block:{row.first}": row.distance for row in distances.itertuples()})
@@ -204,6 +220,7 @@ class Drop(Method):
                 left = [site for site in ranked if site not in map(str, sites)]
                 # A site keeps the score it was chosen by; those left are scored anew.
                 scores |= {site: ranked[site] for site in left}
+            self._check_left(len(sites) + len(left))
             sites.append(Site.parse(left.pop(0)))
         return DropPlan(tuple(sites), scores)
 

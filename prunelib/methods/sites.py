@@ -58,8 +58,8 @@ class Sites(Method):
         if beyond := [str(site) for site in self.sites if site.layer >= layers]:
             raise PrunelibError(f"there is no {beyond[0]} to drop: the model has {layers} layers, counted from 0")
 
-    def given(self, layers: int) -> DropPlan:
-        """The sites as they are, in a model of ``layers`` layers."""
+    def given(self, layers: int, gone=()) -> DropPlan:
+        """The sites as they are, in a model of ``layers`` layers, whatever is ``gone`` already."""
         self.check(layers)
         return DropPlan(self.sites)
 

@@ -151,6 +151,16 @@ def dropped(lm, plan) -> Iterator[None]:
         yield
 
 
+def gone(lm) -> frozenset[tuple[str, int]]:
+    """``(kind, layer)`` of what is dropped now, by a context or the checkpoint; a block is where both sublayers are."""
+    found = set()
+    for layer in range(lm.n_layers):
+        paths = dropped_paths(lm, layer)
+        kinds = {kind for kind, path in (("attn", lm.arch.attn), ("mlp", lm.arch.mlp)) if path in paths}
+        found |= {(kind, layer) for kind in kinds | ({"block"} if len(kinds) == 2 else set())}
+    return frozenset(found)
+
+
 def dropped_paths(lm, layer: int) -> tuple[str, ...]:
     """Places in a block of its sublayers that are dropped now."""
     block, arch = lm.layers[layer], lm.arch

@@ -302,6 +302,7 @@ class LM:
             "licence": self.licence,
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": self.device.type,
+            **({"dropped": sites} if (sites := getattr(self.model.config, "prunelib_drop", None)) else {}),
         } | ({"date": fetch.prompt_date().isoformat()} if self._reads_date else {})
 
     def scale_logits(self, z: Tensor) -> Tensor:

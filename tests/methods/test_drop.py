@@ -233,3 +233,36 @@ def test_settings_that_mean_nothing(fields, reason):
 def test_plans_need_no_torch():
     code = "import sys, prunelib.methods as m; m.registry(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# ---------------------------------------------------------------- what is dropped already
+
+AGAIN = ["drop:mlp:2", "drop:mlp:2:iter", "drop:kl:mlp:2", "drop:varp:mlp:2:once", "drop:random:mlp:2:seed1"]
+
+
+@pytest.mark.parametrize("spec", AGAIN)
+def test_what_is_gone_is_not_dropped_again(tiny, tokens, spec):
+    """Neither what a checkpoint lists nor what a first part took: a site that is gone costs nothing and came first."""
+    from prunelib.methods.apply import compress
+
+    lm, first = tiny("llama"), [Site("mlp", 1), Site("mlp", 3)]
+    with hooks.dropped(lm, first):
+        assert hooks.gone(lm) == {("mlp", 1), ("mlp", 3)}
+        found = parse(spec).plan(lm, tokens).sites
+        assert sorted(site.layer for site in found) == [0, 2]
+        for more in (spec.replace(":2", ":3", 1), "drop:kl:mlp:3", "drop:mlp:3:iter"):
+            with pytest.raises(PrunelibError, match="the model has 2 that are not dropped yet"):
+                parse(more).plan(lm, tokens)
+    assert hooks.gone(lm) == frozenset()
+    joined = compress(lm, [f"sites:mlp:1+mlp:3+{spec}"], tokens)[f"sites:mlp:1+mlp:3+{spec}"]
+    assert sorted(site.layer for site in joined.sites) == [0, 1, 2, 3]
+
+
+def test_blocks_that_are_gone_are_not_chosen(tiny, tokens):
+    lm = tiny("llama")
+    with hooks.dropped(lm, [Site("block", 1), Site("attn", 2)]):
+        assert hooks.gone(lm) == {("attn", 1), ("mlp", 1), ("block", 1), ("attn", 2)}
+        assert {site.layer for site in parse("drop:block:3").plan(lm, tokens).sites} == {0, 2, 3}
+        assert [site.layer for site in parse("drop:angular:2").plan(lm, tokens).sites] == [2, 3]
+        with pytest.raises(PrunelibError, match="not dropped yet"):
+            parse("drop:angular:3").plan(lm, tokens)

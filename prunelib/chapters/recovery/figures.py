@@ -102,14 +102,19 @@ def curves(data: pd.DataFrame, style: Style) -> Drawn:
             axis.plot(rows["tokens"], rows["kl_held"], label=rung, color=getattr(style.colours, names[i % len(names)]),
                       marker=style.markers[i % len(style.markers)], ms=3.5, ls=style.linestyles[i % 6])  # fmt: skip
         axis.set(title=base, xlabel="tokens learned from", ylabel="KL on held-out rows, nats",
-                 ylim=(0, 1.08 * data.loc[data["base_label"] == base, "kl_held"].max()))  # fmt: skip
+                 ylim=(0, 1.08 * data.loc[data["base_label"] == base, "kl_held"].max() or 1))  # fmt: skip
     style.legend(fig)
     ends = data.groupby(["base_label", "rung"], sort=False)["kl_held"].agg(["first", "min"]).reset_index()
     ends["fall"] = 1 - ends["min"] / ends["first"]
-    best = ends.loc[ends["fall"].idxmax()]
+    head = "No model differs from the dense one, so nothing can be learned."
+    if ends["fall"].notna().any():
+        best = ends.loc[ends["fall"].idxmax()]
+        head = (
+            f"{best['rung']} on {best['base_label']} learns most: KL on held-out rows goes from "
+            f"{number(best['first'], '.2g')} to {number(best['min'], '.2g')} nats a token."
+        )
     caption = (
-        f"**{best['rung']} on {best['base_label']} learns most: KL on held-out rows goes from "
-        f"{number(best['first'], '.2g')} to {number(best['min'], '.2g')} nats a token.** A model ends at the lowest "
+        f"**{head}** A model ends at the lowest "
         "point of its curve. Rows are samples and answers of the dense model; one in eight is held out."
     )
     listed = "; ".join(

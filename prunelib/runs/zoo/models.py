@@ -133,12 +133,19 @@ def removals(run: Run, kind: str, seed: int | None = None) -> pd.DataFrame:
     def compute() -> pd.DataFrame:
         from prunelib.measure.removal import Removals
 
-        sites = [Site(kind, layer) for layer in range(run.model["n_layers"])]
+        sites = [Site(kind, layer) for layer in range(run.model["n_layers"]) if (kind, layer) not in _gone(run)]
         counted = iter(range(1, len(sites) + 1))
         tick = lambda: report_progress(f"{kind} sublayers removed", next(counted), len(sites))  # noqa: E731
         return Removals(run.lm, _removal_text(run, seed)).measured(sites, tick)
 
     return run.table(f"removals_{kind}_seed{seed}", _removal_key(run, seed) | {"kind": kind}, compute)
+
+
+def _gone(run: Run) -> set[tuple[str, int]]:
+    """``(kind, layer)`` of what the run's checkpoint dropped: it cannot be dropped again."""
+    named = [Site.parse(site) for site in run.model.get("dropped", ())]
+    single = {(one.kind, one.layer) for site in named for one in site.sublayers}
+    return single | {("block", layer) for kind, layer in single if {("attn", layer), ("mlp", layer)} <= single}
 
 
 def _removal_text(run: Run, seed: int):
@@ -161,7 +168,7 @@ def plan_of(run: Run, spec: str, seed: int | None = None):
     """
     seed, method = run.seed if seed is None else seed, parse(spec)
     if not method.needs:
-        return method.given(run.model["n_layers"])
+        return method.given(run.model["n_layers"], _gone(run))
     if method.chosen_at_once:
         return method.choose(drop_order(run, seed))
     greedy = method.criterion.at_output
