@@ -156,13 +156,15 @@ class Drop(Method):
             what = "attention and MLP" if self.ranking == "joint" else self.sublayers
             raise PrunelibError(f"cannot drop {self.count} {what} sites: the model has {layers} layers")
 
-    def choose(self, scores: "pd.DataFrame") -> DropPlan:
+    def choose(self, scores: "pd.DataFrame", layers: int | None = None) -> DropPlan:
         """The sites that go first by a table of :meth:`Criterion.scores`; ties go to the lower layer.
+
+        ``layers`` is how many the model has, as many as the table names unless given.
 
         Layers that the table does not have are not dropped. Raises PrunelibError for more sites than it has.
         """
         ranked = self.criterion.ranked(scores, self.ranking)
-        layers = scores["layer"].nunique()
+        layers = layers or scores["layer"].nunique()
         if len(ranked) == self.sites_of(layers):  # none is gone
             self.check(layers)
         self._check_left(len(ranked))
@@ -209,7 +211,7 @@ class Drop(Method):
         measure, kinds = self.criterion.begin(lm, tokens, batch_size, attention_mask), kinds_of(self.ranking)
         tick = self._counter(lm.n_layers, progress)
         if not self.iterative:
-            return self.choose(measure((), kinds, tick))
+            return self.choose(measure((), kinds, tick), lm.n_layers)
         sites: list[Site] = []
         scores: dict[str, float] = {}
         left: list[str] = []
