@@ -5,6 +5,7 @@ walk. Weights that took calibration to find are kept in the run folder, where la
 them (:mod:`prunelib.runs.zoo.models`)."""
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +21,8 @@ from prunelib.runs.zoo.models import (
     calibration,
     compressed_model,
     learned_from,
-    save_weights,
     saved_weights,
+    saving,
     scaled,
 )
 
@@ -113,14 +114,13 @@ def held_out(run: Run) -> list[tuple[str, list[int]]]:
 
 
 def _measure(run: Run, item: Walk) -> dict[str, pd.DataFrame]:
-    from prunelib.methods.apply import Compressed
+    """The tables of one walk. In memory are the dense model, one compressed model at a time, and one block of each."""
+    from prunelib.measure.perplexity import text_nll
 
     found = _drops(run, item) if item.specs[0] == "dense" else _weights(run, item)
-    variants: list[Compressed] = found.pop("variants")
     texts, rows = held_out(run), []
-    for variant in variants:
-        from prunelib.measure.perplexity import text_nll
-
+    for one in item.specs:
+        variant = compressed_model(run, one, item.seed)
         with variant.applied(run.lm):
             nll = text_nll(run.lm, [ids for _, ids in texts])
         about = {"spec": variant.spec, "label": variant.label, "seed": item.seed, "bits": variant.bits_per_weight}
@@ -130,34 +130,28 @@ def _measure(run: Run, item: Walk) -> dict[str, pd.DataFrame]:
 
 
 def _weights(run: Run, item: Walk) -> dict:
-    """One walk of several specs beside the dense model."""
-    from prunelib.methods.apply import NewWeights, compressed, output_errors
+    """One walk of several specs beside the dense model; what took calibration to find goes to the run folder."""
+    from prunelib.methods.apply import output_errors
     from prunelib.methods.walk import walk
 
     lm, tokens = run.lm, calibration(run, item.seed)
     methods = {one: parse(one) for one in item.specs}
-    new: dict[str, dict] = {one: {} for one in methods}
     errors, streams = [], []
     own = item.seed == run.seed
-    for step in walk(lm, methods, tokens, dense=own):
-        for one, made in step.new.items():
-            new[one] |= made
-            if not own:  # other seeds: only what they do to masks and perplexity
-                continue
-            about = {"spec": one, "label": methods[one].label, "seed": item.seed}
-            errors.append(output_errors(made, step.inputs).assign(**about))
-            pairs = [(a.states, b.states) for a, b in zip(step.states["dense"], step.states[one], strict=True)]
-            streams.append(_turned(pairs, step.layer).assign(**about))
-        report_progress(f"compressing ({', '.join(item.specs)})", step.layer + 1, lm.n_layers)
-    variants = [compressed(lm, methods[one], NewWeights(weights)) for one, weights in new.items()]
-    for made in variants:
-        if made.method.needs:
-            save_weights(run, made, item.seed)
-    return {
-        "method_weights": _joined(errors, _WEIGHT_COLUMNS),
-        "method_stream": _joined(streams, _STREAM_COLUMNS),
-        "variants": variants,
-    }
+    with ExitStack() as stack:
+        kept = {one: stack.enter_context(saving(run, one, item.seed)) for one, m in methods.items() if m.needs}
+        for step in walk(lm, methods, tokens, dense=own):
+            for one, made in step.new.items():
+                if one in kept:
+                    kept[one](made)
+                if not own:  # other seeds: only what they do to masks and perplexity
+                    continue
+                about = {"spec": one, "label": methods[one].label, "seed": item.seed}
+                errors.append(output_errors(made, step.inputs).assign(**about))
+                pairs = [(a.states, b.states) for a, b in zip(step.states["dense"], step.states[one], strict=True)]
+                streams.append(_turned(pairs, step.layer).assign(**about))
+            report_progress(f"compressing ({', '.join(item.specs)})", step.layer + 1, lm.n_layers)
+    return {"method_weights": _joined(errors, _WEIGHT_COLUMNS), "method_stream": _joined(streams, _STREAM_COLUMNS)}
 
 
 def _turned(pairs, layer: int) -> pd.DataFrame:
@@ -172,15 +166,14 @@ def _turned(pairs, layer: int) -> pd.DataFrame:
 def _drops(run: Run, item: Walk) -> dict:
     """The dense model and its drop plans; they change no weight."""
     lm, tokens = run.lm, calibration(run, item.seed)
-    streams, variants = [], [compressed_model(run, "dense", item.seed)]
+    streams = []
     for one in item.specs[1:]:
         made = compressed_model(run, one, item.seed)
-        variants.append(made)
         for layer, pairs in _both_streams(lm, made, tokens).items():
             about = {"spec": one, "label": made.label, "seed": item.seed}
             streams.append(_turned(pairs, layer).assign(**about))
     turned = _joined(streams, _STREAM_COLUMNS)
-    return {"method_weights": _joined([], _WEIGHT_COLUMNS), "method_stream": turned, "variants": variants}
+    return {"method_weights": _joined([], _WEIGHT_COLUMNS), "method_stream": turned}
 
 
 def _joined(parts: list[pd.DataFrame], columns: dict[str, type]) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """Importance scores, drop plans and compressed models of a run, each computed once and kept in its folder."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -233,21 +234,30 @@ def _key(run: Run, spec: str, seed: int) -> dict:
     return run.key(__name__, spec=spec, calibration=run.settings.calibration_key, calibration_seed=seed)
 
 
-def save_weights(run: Run, made, seed: int) -> None:
-    """Exact: the weights themselves, or only the mask where all others kept their dense value."""
+@contextmanager
+def saving(run: Run, spec: str, seed: int) -> Iterator[Callable[[Mapping], None]]:
+    """Keep a compressed model's weights, block by block: what it gives takes tensors [d_out, d_in] by name.
+
+    Exact: the weights themselves, or only the mask where all others kept their dense value. The file is there once
+    the context ended.
+    """
     import torch
 
     from prunelib.methods.weights import all_weights
 
     dense = {weight.name: weight for weight in all_weights(run.lm)}
-    target = _file(run, made.spec, seed)
-    with ArrayFile(target, _key(run, made.spec, seed)) as file:
-        for name, weight in made.weights.items():
-            kept = weight != 0
-            if torch.equal(weight, dense[name].get().masked_fill(~kept, 0)):
-                file.add(name, weight.shape, _MASK, np.packbits(kept.cpu().numpy()).tobytes())
-                continue
-            _add(file, name, weight)
+    target = _file(run, spec, seed)
+    with ArrayFile(target, _key(run, spec, seed)) as file:
+
+        def add(values: Mapping) -> None:
+            for name, weight in values.items():
+                kept = weight != 0
+                if torch.equal(weight, dense[name].get().masked_fill(~kept, 0)):
+                    file.add(name, weight.shape, _MASK, np.packbits(kept.cpu().numpy()).tobytes())
+                else:
+                    _add(file, name, weight)
+
+        yield add
     seal(target)
 
 
@@ -294,7 +304,8 @@ def compressed_model(run: Run, spec: str, seed: int | None = None, tokens: "Give
     ids = None if not method.needs else calibration(run, seed) if tokens is None else tokens.ids(run)
     made = apply.compress(run.lm, [spec], ids)[spec]
     if method.needs and method.kind not in WHOLE and tokens is None:
-        save_weights(run, made, seed)
+        with saving(run, spec, seed) as add:
+            add(made.weights)
     return made
 
 
