@@ -18,6 +18,9 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
 pytest_plugins = ["fixtures_real"]
 
 
+SANDBOXED = ("test_sandbox.py", "test_humaneval.py", "test_benchmarks.py", "test_harness.py")
+
+
 def pytest_addoption(parser):
     parser.addoption("--families", metavar="FILE", help="write what works in each family to FILE (make families)")
 
@@ -33,9 +36,11 @@ def pytest_collection_modifyitems(items):
     import families
 
     for item in items:
-        # With several processes one gets a whole file, and all of the book: what a file made is made once.
+        # With several processes one gets a whole file, and all of the book: what a file made is made once. Of what
+        # counts the sandbox's processes, one runs at a time.
         folder = item.path.relative_to(Path(__file__).parent).parts[0]
-        item.add_marker(pytest.mark.xdist_group(folder if folder == "book" else item.path.name))
+        together = "book" if folder == "book" else "sandbox" if item.path.name in SANDBOXED else item.path.name
+        item.add_marker(pytest.mark.xdist_group(together))
         variant = getattr(item, "callspec", None) and item.callspec.params.get("family")
         if variant and (column := families.column_of(item)):
             item.user_properties += [("family", variant), ("column", column)]

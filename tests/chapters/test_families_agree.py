@@ -28,7 +28,7 @@ def tables(lm, kind: str, folder) -> dict[str, pd.DataFrame]:
     return {file.name: pd.read_parquet(file).drop(columns=list(TIMES), errors="ignore") for file in files}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def original(default_lm, tmp_path_factory):
     found = tables(default_lm, "llama", tmp_path_factory.mktemp("llama"))
     assert len(found) > 5

@@ -12,7 +12,7 @@ from refusals import refused
 from prunelib.files import read_json
 from prunelib.runs import shards, sources
 
-CHAPTERS = ("02", "03", "05", "06")
+CHAPTERS = ("05", "06")
 OPTIONS = ("--model", "tiny", "--profile", "smoke", "--device", "cpu", "-p", "limit=2")
 
 
@@ -30,7 +30,7 @@ def computed(told: str) -> int:
 def test_shards_give_the_tables_of_one_run(make_model, tmp_path):
     tiny_files.write_folder(make_model("llama"), tmp_path / "tiny")
     _, told = run(tmp_path, "--out", "whole")
-    assert computed(told) > 4
+    assert computed(told) > 2
     for number in (1, 2):
         out, told = run(tmp_path, "--out", "split", "--shard", f"{number}/2")
         assert out.strip().endswith(f"split/shards/{number}-of-2") and computed(told) > 0
@@ -40,7 +40,7 @@ def test_shards_give_the_tables_of_one_run(make_model, tmp_path):
     parts = set((tmp_path / "split" / "shards").glob("*/tables/*.parquet"))
     # What stands between, such as the tokens that were read, is not asked for once the tables are there.
     assert {file.name for file in whole} == {file.name for file in parts} >= {file.name for file in split}
-    assert len(split) > 4
+    assert len(split) > 2
     for one in (*split, *parts):
         same = pd.read_parquet(tmp_path / "whole" / "tables" / one.name)
         pd.testing.assert_frame_equal(pd.read_parquet(one), same, check_exact=True)

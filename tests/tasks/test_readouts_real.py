@@ -14,12 +14,12 @@ NATS = 1e-4  # a token; float32 rounding of thirty blocks
 SCORES = ["choice", "choice_raw", "choice_letter", "forced", "generation", "generation_contains", "generation_f1"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def items():
     return load_items()[:ITEMS]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def plain(default_lm, items):
     """One item at a time, nothing shared."""
     return readouts.answers(default_lm, items, readouts.demonstration(), batch_size=1, share=False)
