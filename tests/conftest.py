@@ -32,6 +32,7 @@ def pytest_configure(config):
         config.pluginmanager.register(families.Recorder(Path(config.getoption("families"))))
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items):
     import families
 
