@@ -1,7 +1,7 @@
 # make book   set up, run every notebook on the default model, render site/index.html
 # make read   set up and render the committed reference run, without running a model
 # make lab    set up, with JupyterLab, and open the notebooks; they find the run folders of `prunelib run`
-# make test   set up and run all tests
+# make test   set up and run all tests; JOBS=auto in as many processes as there are cores
 # make families   try every family of models and keep in data/families.json what works
 # make lint   check style
 # make reference   run everything in profile full (an hour or two, resumes) and keep it in data/reference;
@@ -15,6 +15,7 @@ BIN     := $(VENV)/bin
 PROFILE ?= quick
 MODEL   ?= smollm2-135m-instruct
 BENCHMARKS ?= $(if $(PRUNELIB_DATASETS),commonsense_qa$(COMMA)multiarith$(COMMA)addsub$(COMMA)gsm8k)
+JOBS    ?= 0
 COMMA   := ,
 
 .PHONY: book read lab reference test families lint clean setup
@@ -34,10 +35,10 @@ reference: setup
 	$(BIN)/prunelib reference --run "$$folder"
 
 test: setup
-	$(BIN)/python -m pytest -n auto --dist loadgroup
+	$(BIN)/python -m pytest -n $(JOBS)
 
 families: setup
-	$(BIN)/python -m pytest -n auto --dist loadgroup tests/models tests/measure/test_trace.py tests/methods tests/tasks/test_readouts.py \
+	$(BIN)/python -m pytest -n $(JOBS) tests/models tests/measure/test_trace.py tests/methods tests/tasks/test_readouts.py \
 	  --families data/families.json
 
 lint: setup

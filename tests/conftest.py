@@ -32,19 +32,31 @@ def pytest_configure(config):
         config.pluginmanager.register(families.Recorder(Path(config.getoption("families"))))
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items):
     import families
 
     for item in items:
-        # With several processes one gets a whole file, and all of the book: what a file made is made once. Of what
-        # counts the sandbox's processes, one runs at a time.
-        folder = item.path.relative_to(Path(__file__).parent).parts[0]
-        together = "book" if folder == "book" else "sandbox" if item.path.name in SANDBOXED else item.path.name
-        item.add_marker(pytest.mark.xdist_group(together))
         variant = getattr(item, "callspec", None) and item.callspec.params.get("family")
         if variant and (column := families.column_of(item)):
             item.user_properties += [("family", variant), ("column", column)]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With several processes one gets a whole file, and all of the book: what a file made is made once.
+
+    Of what counts the sandbox's processes, one runs at a time.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            if "/book/" in file:
+                return "book"
+            return "sandbox" if file.endswith(SANDBOXED) else file
+
+    return ByFile(config, log)
 
 
 VOCAB, WIDTH, LAYERS, WINDOW = 97, 32, 4, 8
