@@ -35,8 +35,10 @@ class Experts:
     @classmethod
     def of(cls, block: nn.Module, layout: Mixture | None) -> "Experts | None":
         """Those of a block; None where its MLP is a plain one."""
+        if layout is None:
+            return None
         found = dict(block.named_modules())
-        if layout is None or layout.experts not in found:
+        if layout.experts not in found:
             return None
         return cls(layout.experts, found[layout.experts], found.get(layout.shared), layout)
 
