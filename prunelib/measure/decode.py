@@ -166,13 +166,22 @@ def _begun(lm: LM, prompts: list[tuple[int, ...]], memo: Memo) -> list[_Begun]:
 
 
 def _alone(lm: LM, owners, sequences, kept) -> list[Tensor]:
-    """The same with each sequence in a padded row of its own."""
+    """The same with each sequence in a padded row of its own.
+
+    Rows of one pass may round differently. A token that stands after the same tokens as another therefore has the
+    state of the first of them: texts that have not parted yet differ in nothing, as in :func:`_together`.
+    """
     last, parts = lm.n_layers - 1, {}
     for some in _passes({i: len(sequence) for i, sequence in enumerate(sequences)}):
         batch = pad([sequences[i] for i in some], lm.pad_id, device=lm.device)
         with hooks.stop_after(lm, last), hooks.captured(lm, ("resid_post",), [last]) as seen:
             lm.model(**batch, use_cache=False)
         parts |= {i: h[len(h) - kept[i] :] for i, h in zip(some, seen["resid_post"][last], strict=True)}
+    trees, first = {tuple(prompt): Tree() for prompt in owners}, {}
+    for i, (prompt, sequence) in enumerate(zip(map(tuple, owners), sequences, strict=True)):
+        path = trees[prompt].add(sequence)[len(sequence) - kept[i] :]
+        places = [first.setdefault((prompt, node), (i, at)) for at, node in enumerate(path)]
+        parts[i] = torch.stack([parts[of][at] for of, at in places]) if places else parts[i]
     return [parts[i] for i in range(len(sequences))]
 
 

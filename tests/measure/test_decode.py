@@ -98,7 +98,25 @@ def test_prompts_that_were_read_once_change_no_text_and_nothing_that_is_kept(lm)
         assert torch.equal(first.h, again.h) and first.step.tolist() == again.step.tolist()
         assert before == {key: state.lengths.tolist() for key, state in memo.items()}
         assert bool(memo) == can_share(lm, max(map(len, PROMPTS)) + STEPS)  # a sliding window keeps no beginnings
-        torch.testing.assert_close(first.h, decode.read(lm, PROMPTS, plain)[0].h, rtol=1e-4, atol=1e-5)
+        apart = decode.read(lm, PROMPTS, plain)[0].h
+        # Sums in another order: float32 rounds to 6e-8 of the largest term, and each block sums some hundred of them.
+        torch.testing.assert_close(first.h, apart, rtol=1e-4, atol=1e-5 * max(1.0, apart.abs().max().item()))
+
+
+def test_texts_that_have_not_parted_differ_in_nothing_however_rows_round(lm):
+    """Some machines round the rows of one product differently: here each row of a pass is off by its own little."""
+
+    def off(block, inputs, out):
+        h = out[0] if isinstance(out, tuple) else out
+        h = h + 1e-4 * torch.arange(len(h), dtype=h.dtype)[:, None, None]
+        return (h, *out[1:]) if isinstance(out, tuple) else h
+
+    hook = lm.layers[-1].register_forward_hook(off)
+    try:
+        a, b = decode.read(lm, [PROMPTS[0]] * 2, [[5, 6, 7, 8], [9, 6]], [[5, 6, 9], [9, 6]])
+    finally:
+        hook.remove()
+    assert torch.equal(a.h[:3], b.h[:3]) and torch.equal(a.h[4:], b.h[3:])  # [5, 6, 7, 8], [9, 6] and [5, 6, 9], [9, 6]
 
 
 def test_causes_add_up_to_the_free_difference(lm, made):
