@@ -22,6 +22,7 @@ from prunelib.methods.inputs import Batch, Input, InputStats
 from prunelib.methods.weights import Weight, replaced, weights
 from prunelib.models import hooks
 from prunelib.models.experts import STACKED, Experts
+from prunelib.models.memory import give_back
 
 
 def batches(lm, input_ids: Tensor, attention_mask: Tensor | None = None, batch_size: int = 8) -> list[Batch]:
@@ -203,6 +204,7 @@ def walk(
                 following.append((rows, [], True))
         yield step
         streams = following
+        give_back()
 
 
 def _calibrated(methods, names) -> bool:

@@ -64,7 +64,9 @@ class ArrayFile:
 
     def __enter__(self) -> "ArrayFile":
         target = self._writing.__enter__()
-        self._writer = pq.ParquetWriter(target, self._schema, compression="zstd", compression_level=1)
+        # No dictionary and no largest value of the data: each would be another copy of an array in memory.
+        options = {"use_dictionary": False, "write_statistics": False, "compression": "zstd", "compression_level": 1}
+        self._writer = pq.ParquetWriter(target, self._schema, **options)
         return self
 
     def add(self, name: str, shape: Sequence[int], dtype: str, data) -> None:

@@ -14,6 +14,7 @@ import pandas as pd
 from prunelib.errors import PrunelibError
 from prunelib.measure.stats import cluster_mean, smooth
 from prunelib.methods import Method, default_specs, of_kind, parse, parse_list
+from prunelib.models.memory import give_back
 from prunelib.runs.progress import report_progress
 from prunelib.runs.run import Run
 from prunelib.runs.zoo.models import (
@@ -125,6 +126,8 @@ def _measure(run: Run, item: Walk) -> dict[str, pd.DataFrame]:
             nll = text_nll(run.lm, [ids for _, ids in texts])
         about = {"spec": variant.spec, "label": variant.label, "seed": item.seed, "bits": variant.bits_per_weight}
         rows.append(nll.assign(text_id=[name for name, _ in texts], **about))
+        del variant  # before the next one is read
+        give_back()
     order = [*_INDEX, "bits", "text_id", "nll", "tokens"]
     return found | {"method_nll": pd.concat(rows, ignore_index=True)[order]}
 
