@@ -45,9 +45,12 @@ def pytest_collection_modifyitems(items):
 def pytest_xdist_make_scheduler(config, log):
     """With several processes one gets a whole file, and all of the book: what a file made is made once.
 
-    Of what counts the sandbox's processes, one runs at a time.
+    Of what counts the sandbox's processes, one runs at a time. In the order of their names, as in one process: the book
+    and the chapters, which have few tests and long ones, come first.
     """
     from xdist.scheduler import LoadScopeScheduling
+
+    config.option.loadscopereorder = False
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
