@@ -114,19 +114,21 @@ def auto_class(config):
     return AutoModelForImageTextToText if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING else None
 
 
-def open_model(folder: str | Path, dtype, check: Callable | None = None):
+def open_model(folder: str | Path, dtype, device_map: dict | None = None):
     """(model, tokenizer) of a folder of plain safetensors; ``dtype`` a torch dtype or "auto".
 
+    The model is on the CPU, or where ``device_map`` (:func:`prunelib.models.placement.place`) puts its modules.
     Raises PrunelibError for a missing, incomplete or unreadable file and for an
     unsupported layout. Remote code and pickled weights are never loaded.
     """
-    builder = auto_class(check_config(folder, check))
+    builder = auto_class(check_config(folder))
     check_weights(folder)
     tokenizer = open_tokenizer(folder)
     with quiet(), one_line(f"cannot read the weights in {folder}"):
         model, info = builder.from_pretrained(
             folder,
             dtype=dtype,
+            device_map=device_map,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
