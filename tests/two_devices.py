@@ -81,8 +81,10 @@ class Devices(TorchDispatchMode):
             return _run(func, args, kwargs or {}, self.used)
 
 
-@torch.inference_mode(False)  # a wrapper that is a view of an ordinary tensor must be one itself
 def _run(func, args, kwargs, used=None):
+    if torch.is_inference_mode_enabled():  # a wrapper that is a view of an ordinary tensor must be one itself
+        with torch.inference_mode(False), torch.no_grad():
+            return _run(func, args, kwargs, used)
     if func.overloadpacket is _ATEN.to:  # in inference mode it comes here whole, its device among the arguments
         return func.decompose(*args, **kwargs)
     given = _pytree.tree_leaves((args, kwargs))
@@ -149,12 +151,35 @@ def main(family: str, folder: Path) -> None:
         refuses_a_mixture(one)
         assert torch.allclose(spread.logits(one), spread.logits(on_cpu), rtol=1e-4, atol=1e-5)
         devices.used.clear()
-        two = LM.from_model(spread.dispatched(model, "far:0", ["far:0", "far:1", "cpu", "far:1"]), one.tokenizer, family)
+        two = LM.from_model(
+            spread.dispatched(model, "far:0", ["far:0", "far:1", "cpu", "far:1"]), one.tokenizer, family
+        )
         assert two.layers_on == "far:0 0-0, far:1 1-1, cpu 2-2, far:1 3-3"
         for check in spread.CHECKS:  # files are written from storage, which nothing here has
             check(one, two, folder)
+        loads_onto_both(on_cpu, folder)
         spread.what_is_trained(one, two, ["norm", "head:2"])  # PyTorch takes gradients on one device of such a backend
         assert min(devices.used.get(place, 0) for place in ("far:0", "far:1")) > 100  # both have computed
+
+
+def loads_onto_both(lm, folder: Path) -> None:
+    """``load`` puts what it reads where the map says, and nothing in between."""
+    import spread
+    import tiny_files
+
+    from prunelib.models import load as loading
+    from prunelib.models.placement import around
+
+    def place(model, arch, dtype, memory):
+        blocks = {f"{arch.layers}.{i}": where for i, where in enumerate(["far:1", "cpu", "far:0", "far:1"])}
+        return around(model, arch, "far:0") | blocks
+
+    loading.place = place
+    found = loading.load(str(tiny_files.write_folder(lm.model, folder / "model")), dtype="float32")
+    assert found.layers_on == "far:1 0-0, cpu 1-1, far:0 2-2, far:1 3-3" and found.fingerprint == lm.fingerprint
+    found.model.set_attn_implementation("eager")
+    found.model.set_experts_implementation("eager")
+    assert torch.allclose(spread.logits(found), spread.logits(lm), rtol=1e-4, atol=1e-5)
 
 
 def refuses_a_mixture(lm) -> None:

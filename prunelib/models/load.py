@@ -39,6 +39,9 @@ def load(
         unsupported layout, NaN weights; before anything is downloaded, a model that the devices cannot hold.
     """
     where = resolve_device(device)
+    known = [*range(torch.cuda.device_count()), "cpu"]
+    if strange := [one for one in max_memory or () if one not in known]:
+        raise PrunelibError(f"max_memory names '{strange[0]}'; here it can have {', '.join(map(str, known))}")
     wanted = resolve_dtype(dtype, where)
     alias = fetch.aliases().get(name)
     if alias and alias.kind != "causal":
