@@ -134,12 +134,16 @@ _kernels.impl("copy_", _copy, "PrivateUse1")
 
 
 def main(family: str, folder: Path) -> None:
+    import accelerate.utils.modeling
     import spread
     import tiny_files
     from conftest import tiny_model
 
     from prunelib.models.lm import LM
 
+    accelerate.utils.modeling.clear_device_cache = lambda: (
+        None
+    )  # a collection of garbage for every tensor that is moved
     model = tiny_model(family, **spread.FAMILIES[family])
     model.set_attn_implementation("eager")  # a fused kernel is chosen by the device
     model.set_experts_implementation("eager")
@@ -156,7 +160,7 @@ def main(family: str, folder: Path) -> None:
         )
         assert two.layers_on == "far:0 0-0, far:1 1-1, cpu 2-2, far:1 3-3"
         for check in spread.CHECKS:  # files are written from storage, which nothing here has
-            check(one, two, folder)
+            check(one, two, folder, *([spread.FEW] if check is spread.every_method else []))
         loads_onto_both(on_cpu, folder)
         spread.what_is_trained(one, two, ["norm", "head:2"])  # PyTorch takes gradients on one device of such a backend
         assert min(devices.used.get(place, 0) for place in ("far:0", "far:1")) > 100  # both have computed

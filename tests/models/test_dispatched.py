@@ -67,7 +67,7 @@ def test_gradients_need_weights_that_stay(other, spec):
 
 
 def test_a_fitted_norm_needs_its_weights(plain, other):
-    if other.layers_on.startswith("cpu 0-0"):  # the norm stays
+    if all(p.device.type == "cpu" for p in other.ln_final.parameters()):  # some blocks are on the disk, it is not
         made = [compress(lm, ["drop:mlp:1+norm"], spread.ids())["drop:mlp:1+norm"] for lm in (plain, other)]
         assert all(torch.equal(value, made[1].weights[name]) for name, value in made[0].weights.items())
     else:
@@ -82,7 +82,7 @@ def test_where_the_blocks_are(tiny, tmp_path):
     assert "layers_on" not in tiny("llama").describe()
 
 
-@pytest.mark.parametrize("family", spread.FAMILIES)
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2_moe"])
 def test_two_logical_devices_are_the_same(family, tmp_path):
     """In a process of its own: what is registered with PyTorch stays as long as that runs."""
     command = [sys.executable, str(TESTS / "two_devices.py"), family, str(tmp_path)]
