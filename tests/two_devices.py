@@ -158,7 +158,7 @@ def main(family: str, folder: Path) -> None:
         two = LM.from_model(
             spread.dispatched(model, "far:0", ["far:0", "far:1", "cpu", "far:1"]), one.tokenizer, family
         )
-        assert two.layers_on == "far:0 0-0, far:1 1-1, cpu 2-2, far:1 3-3"
+        assert two.describe()["layers_on"] == "far:0 0-0, far:1 1-1, cpu 2-2, far:1 3-3"
         for check in spread.CHECKS:  # files are written from storage, which nothing here has
             check(one, two, folder, *([spread.FEW] if check is spread.every_method else []))
         loads_onto_both(on_cpu, folder)
@@ -180,7 +180,10 @@ def loads_onto_both(lm, folder: Path) -> None:
 
     loading.place = place
     found = loading.load(str(tiny_files.write_folder(lm.model, folder / "model")), dtype="float32")
-    assert found.layers_on == "far:1 0-0, cpu 1-1, far:0 2-2, far:1 3-3" and found.fingerprint == lm.fingerprint
+    assert (
+        found.describe()["layers_on"] == "far:1 0-0, cpu 1-1, far:0 2-2, far:1 3-3"
+        and found.fingerprint == lm.fingerprint
+    )
     found.model.set_attn_implementation("eager")
     found.model.set_experts_implementation("eager")
     assert torch.allclose(spread.logits(found), spread.logits(lm), rtol=1e-4, atol=1e-5)

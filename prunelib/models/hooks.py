@@ -277,13 +277,12 @@ def replaced(parameters: Iterable[tuple[Slot, Tensor]]) -> Iterator[None]:
 @contextmanager
 def own_head(lm, value: Tensor) -> Iterator[None]:
     """Run with another unembedding [V, d], one of its own: a tied embedding keeps its values."""
-    slot = Slot(lm.head, "weight")
-    head, value = lm.head, value.to(slot.kept_on, lm.dtype).contiguous()
+    head, slot = lm.head, Slot(lm.head, "weight")
+    before, value = head.weight, value.to(slot.kept_on, lm.dtype).contiguous()
     if slot.offloaded:  # tied or not, it has a value of its own where it is kept
         with slot.replaced(value):
             yield
         return
-    before = head.weight
     head.weight = nn.Parameter(value, requires_grad=False)
     try:
         yield

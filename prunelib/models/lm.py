@@ -20,6 +20,7 @@ from prunelib.errors import PrunelibError, nearest
 from prunelib.models import fetch
 from prunelib.models.arch import ArchSpec
 from prunelib.models.experts import Experts
+from prunelib.models.placement import check_ends, layers_on
 from prunelib.models.slots import Slot, dispatched, runs_on, slots
 from prunelib.models.supported import arch_for, text_config
 from prunelib.paths import slugify
@@ -79,7 +80,7 @@ class LM:
         devices, and for a weight that nothing holds, or that holds NaN or Inf.
         """
         arch = arch_for(model)
-        _check_ends(model, arch)
+        check_ends(model, arch)
         model.eval().requires_grad_(False)
         if arch.mixture and model.dtype == torch.float64:
             model.set_experts_implementation("eager")  # grouped products know no float64
@@ -301,18 +302,6 @@ class LM:
         if length > self.positions:
             raise PrunelibError(f"{what} needs {length} positions, {self.name} has {self.positions}")
 
-    @property
-    def layers_on(self) -> str:
-        """Where the blocks are kept: ``"cuda:0 0-11, cpu 12-31"``."""
-        found: list[list] = []
-        for layer, block in enumerate(self.layers):
-            place = next(slot.place for _, slot in slots(block))
-            if found and found[-1][0] == place:
-                found[-1][2] = layer
-            else:
-                found.append([place, layer, layer])
-        return ", ".join(f"{place} {first}-{last}" for place, first, last in found)
-
     def describe(self) -> dict:
         """The manifest's ``model`` entry."""
         return {
@@ -327,7 +316,7 @@ class LM:
             "licence": self.licence,
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": self.device.type,
-            **({"layers_on": self.layers_on} if dispatched(self.model) else {}),
+            **({"layers_on": layers_on(self.layers)} if dispatched(self.model) else {}),
             **({"dropped": sites} if (sites := getattr(self.model.config, "prunelib_drop", None)) else {}),
         } | ({"date": fetch.prompt_date().isoformat()} if self._reads_date else {})
 
@@ -383,17 +372,6 @@ def _lasting(facts: dict) -> dict:
     """Without the facts of storage, in the configurations of a wrapper's towers too."""
     kept = {k: v for k, v in facts.items() if k not in _VOLATILE_CONFIG}
     return {k: _lasting(v) if isinstance(v, dict) else v for k, v in kept.items()}
-
-
-def _check_ends(model: nn.Module, arch: ArchSpec) -> None:
-    """What is before and behind the blocks runs on one device, so that whoever reads the stream has one to be on."""
-    ends = model.get_input_embeddings(), *map(model.get_submodule, (arch.ln_final, arch.unembed))
-    places = {str(place): None for place in map(runs_on, ends) if place is not None}
-    if len(places) > 1:
-        raise PrunelibError(
-            f"embeddings, final norm and unembedding run on {' and '.join(places)}: they must run on one device; "
-            "prunelib.load(..., device='auto') sees to that, and spreads the blocks alone"
-        )
 
 
 def _digest(name: str, slot: Slot) -> bytes:

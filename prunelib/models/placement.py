@@ -5,13 +5,14 @@ what is left in main memory, from where a block's weights are brought to the fir
 final norm and unembedding stay on the first GPU: every logit needs them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
 
 from prunelib.errors import PrunelibError
 from prunelib.models.arch import ArchSpec
+from prunelib.models.slots import runs_on, slots
 
 GPU_SHARE, MEMORY_SHARE = 0.8, 0.9
 """Of the free memory of each GPU and of the machine, what weights may take: activations, logits, Gram matrices and
@@ -69,6 +70,29 @@ def around(model: nn.Module, arch: ArchSpec, device: int | str) -> dict[str, int
         found |= {path + name: device for some in own for name, _ in some if name != part}
         path, node = f"{path}{part}.", node.get_submodule(part)
     return found
+
+
+def check_ends(model: nn.Module, arch: ArchSpec) -> None:
+    """Raises PrunelibError unless all but the blocks runs on one device, the one on which streams are read."""
+    ends = model.get_input_embeddings(), *map(model.get_submodule, (arch.ln_final, arch.unembed))
+    places = {str(place): None for place in map(runs_on, ends) if place is not None}
+    if len(places) > 1:
+        raise PrunelibError(
+            f"embeddings, final norm and unembedding run on {' and '.join(places)}: they must run on one device; "
+            "prunelib.load(..., device='auto') sees to that, and spreads the blocks alone"
+        )
+
+
+def layers_on(blocks: Iterable[nn.Module]) -> str:
+    """Where blocks are kept: ``"cuda:0 0-11, cpu 12-31"``."""
+    found: list[list] = []
+    for layer, block in enumerate(blocks):
+        place = next(slot.place for _, slot in slots(block))
+        if found and found[-1][0] == place:
+            found[-1][2] = layer
+        else:
+            found.append([place, layer, layer])
+    return ", ".join(f"{place} {first}-{last}" for place, first, last in found)
 
 
 def _too_large(size: int, dtype: torch.dtype, memory: Memory) -> PrunelibError:
