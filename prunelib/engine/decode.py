@@ -209,7 +209,7 @@ class _Batch:
             if not going:
                 return
             if len(going) < len(rows):
-                state = state.select(torch.tensor(going, device=self.lm.device))
+                state = state.select(torch.tensor(going))
                 rows, new = [rows[i] for i in going], [new[i] for i in going]
             feed = [ids[-1:] for ids in new]
 

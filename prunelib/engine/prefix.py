@@ -24,7 +24,10 @@ class State(NamedTuple):
     lengths: Tensor  # [rows], real tokens
 
     def select(self, rows: Tensor) -> "State":
-        """The state of some rows, repeated where an index is; the cache is changed in place."""
+        """The state of some rows, repeated where an index is; the cache is changed in place.
+
+        ``rows`` are on the CPU, where indices are right for a tensor on any device: layers of the cache may differ.
+        """
         self.cache.batch_select_indices(rows)
         mask = self.mask[rows]
         return State(self.cache, mask, self.lengths[rows])
@@ -78,14 +81,14 @@ def begin(lm: LM, prefixes: Sequence[Sequence[int]], memo: dict | None = None) -
         state = _read(lm, unique)
         if memo is not None:
             memo[unique] = copy.deepcopy(state)
-    return state.select(torch.tensor([place[tuple(p)] for p in prefixes], device=lm.device))
+    return state.select(torch.tensor([place[tuple(p)] for p in prefixes]))
 
 
 def _read(lm: LM, unique: Sequence[tuple[int, ...]]) -> State:
     state, common = None, shared_lengths(unique, [0] * len(unique), [1] * len(unique))[0]
     if common:  # a demonstration before all of them
         _, state = extend(lm, [unique[0][:common]])
-        state = state.select(torch.zeros(len(unique), dtype=torch.long, device=lm.device))
+        state = state.select(torch.zeros(len(unique), dtype=torch.long))
     return extend(lm, [prefix[common:] for prefix in unique], state)[1]
 
 

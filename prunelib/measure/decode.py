@@ -150,7 +150,7 @@ class _Begun(NamedTuple):
         """A state of its own for a pass over some prompts."""
         if self.state is None:
             return None
-        return copy.deepcopy(self.state).select(torch.tensor([self.rows[one] for one in prompts], device=lm.device))
+        return copy.deepcopy(self.state).select(torch.tensor([self.rows[one] for one in prompts]))
 
 
 def _begun(lm: LM, prompts: list[tuple[int, ...]], memo: Memo) -> list[_Begun]:

@@ -179,7 +179,7 @@ def compress(
         elif method.kind == "dense":
             found[one] = compressed(lm, method)
         else:
-            blind = {w.name: method.compress(w.get(), None) for w in all_weights(lm)}
+            blind = {w.name: w.resting(method.compress(w.get(), None)) for w in all_weights(lm)}
             found[one] = compressed(lm, method, NewWeights(blind))
     return found
 

@@ -16,6 +16,7 @@ from torch.func import functional_call
 
 from prunelib.errors import PrunelibError
 from prunelib.models import hooks
+from prunelib.models.slots import refuse_offloaded
 
 BLOCK = 2**22
 """Logits that are held at once (of each model)."""
@@ -164,7 +165,8 @@ class Cached:
 
     @classmethod
     def of(cls, lm, text: Text, target: Target, batch_size: int) -> "Cached":
-        """``lm`` is pruned now."""
+        """``lm`` is pruned now. Raises PrunelibError where its final norm is offloaded."""
+        refuse_offloaded([lm.ln_final], "fitting the final norm")
         return cls(lm, text, target, last_states(lm, text, batch_size))
 
     def norm(self) -> dict[str, Tensor]:

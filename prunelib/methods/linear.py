@@ -124,5 +124,5 @@ def _folded(lm, site, m) -> dict:
     def moved(value):
         return (value.cpu().double() + value.cpu().double() @ m).to(value)
 
-    found = {weight.name: moved(weight.get().T).T for weight in output_weights(lm, site)}
-    return found | {name: moved(bias.detach()) for name, bias in output_biases(lm, site).items()}
+    found = {weight.name: weight.resting(moved(weight.get().T).T) for weight in output_weights(lm, site)}
+    return found | {name: moved(slot.value().detach()) for name, slot in output_biases(lm, site).items()}

@@ -24,6 +24,7 @@ from prunelib.models import cachefiles, hooks
 from prunelib.models.checkpoint import one_line, quiet
 from prunelib.models.dropped import projection, refuse_dropped
 from prunelib.models.lm import fingerprint
+from prunelib.models.slots import state_dict
 from prunelib.models.sublayers import Site
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def save(
             "has them; prunelib_drop is part of the configuration",
         }
         with new_folder(final, replace=False) as part:
-            lm.model.save_pretrained(part)
+            lm.model.save_pretrained(part, state_dict=state_dict(lm.model))
             if lm.tokenizer is not None:
                 lm.tokenizer.save_pretrained(part)
             if calibration:
@@ -110,6 +111,8 @@ def save(
 @contextmanager
 def _compressed(lm, made: "Compressed", sites: tuple[Site, ...]) -> Iterator[None]:
     """``lm.model`` with the weights and the configuration that are to be saved."""
+    import torch
+
     from prunelib.methods.weights import head_name, is_tied, replaced
 
     with hooks.dropped(lm, sites):  # refuses sites that the model does not have
@@ -121,9 +124,9 @@ def _compressed(lm, made: "Compressed", sites: tuple[Site, ...]) -> Iterator[Non
         lm.model.config.prunelib_drop = [str(site) for site in sites]
     if head_name(lm) in made.weights and is_tied(lm):
         lm.model.config.tie_word_embeddings = False  # the repaired head has a matrix of its own
-    silent = [parameter for site in sites for parameter in projection(lm, site)]
+    silent = [slot for site in sites for slot in projection(lm, site)]
     try:
-        with replaced(lm, made.weights), hooks.replaced((p, p.new_zeros(p.shape)) for p in silent):
+        with replaced(lm, made.weights), hooks.replaced((slot, torch.zeros_like(slot.value())) for slot in silent):
             yield
     finally:
         lm.model.config = config

@@ -10,6 +10,7 @@ from torch.func import functional_call
 from prunelib.methods import distil
 from prunelib.methods.apply import Compressed, Repaired
 from prunelib.methods.weights import Weight, assembled, weights
+from prunelib.models.slots import refuse_offloaded
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +35,11 @@ def zeros_of(made: Compressed) -> dict[str, Tensor]:
 
 
 def open_weights(lm, layers: Sequence[int], zeros: dict[str, Tensor]) -> list[Open]:
-    """All matrices of some layers that are not dropped now, as they are now."""
+    """All matrices of some layers that are not dropped now, as they are now.
+
+    Raises PrunelibError where blocks are offloaded: gradients go through them as they are while they run.
+    """
+    refuse_offloaded(lm.layers, "training weights of the blocks")
     found = (weight for layer in layers for weight in weights(lm, layer))
     return [Open(one, one.get().clone(), zeros.get(one.name)) for one in found]
 

@@ -105,7 +105,7 @@ class _Collector:
         flat = x.reshape(-1, x.shape[-1])
         if place not in self.found:
             self.found[place] = Input([self.plain[place]], self.empty(flat), self.norms.get(key))
-        self.found[place].stats.update(flat if self.keep is None else flat[self.keep])
+        self.found[place].stats.update(flat if self.keep is None else flat[self.keep.to(flat.device)])
 
     def routed(self, expert: int, tokens: Tensor, x: Tensor, inner: Tensor) -> None:
         for name, values in zip(STACKED, (x, inner), strict=True):
@@ -113,7 +113,7 @@ class _Collector:
             if key in self.sliced:
                 if key not in self.seen:
                     self.seen[key] = self.empty(values)
-                self.seen[key].update(values if self.keep is None else values[self.keep[tokens]])
+                self.seen[key].update(values if self.keep is None else values[self.keep.to(tokens.device)[tokens]])
 
     def empty(self, like: Tensor) -> InputStats:
         return InputStats.empty(like.shape[1], like.device, torch.promote_types(like.dtype, torch.float32), self.gram)
@@ -213,7 +213,7 @@ def _calibrated(methods, names) -> bool:
 
 def compress_blind(method: Method, lm, layer: int) -> dict[str, Tensor]:
     """The new weights of one block by a method that needs no data."""
-    return {w.name: method.compress(w.get(), None) for w in weights(lm, layer)}
+    return {w.name: w.resting(method.compress(w.get(), None)) for w in weights(lm, layer)}
 
 
 def compress_inputs(method: Method, inputs: Iterable[Input]) -> dict[str, Tensor]:
@@ -225,5 +225,5 @@ def compress_inputs(method: Method, inputs: Iterable[Input]) -> dict[str, Tensor
         for weight, result in zip(entry.members, results, strict=True):
             if not torch.isfinite(result).all():
                 raise PrunelibError(f"{method.label} gave NaN or Inf at {weight.name}")
-            made[weight.name] = result
+            made[weight.name] = weight.resting(result)
     return made

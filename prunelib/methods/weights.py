@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from prunelib.errors import PrunelibError, nearest
 from prunelib.models import hooks
 from prunelib.models.experts import STACKED
+from prunelib.models.slots import Slot, runs_on, slots
 from prunelib.models.sublayers import Site
 
 if TYPE_CHECKING:
@@ -42,9 +43,14 @@ class Weight:
         return f"{self.layer}.{self.path}"
 
     @property
-    def tensor(self):
+    def slot(self) -> Slot:
         """The parameter that it is, or is a slice of."""
-        return getattr(self.module, self.parameter)
+        return Slot(self.module, self.parameter)
+
+    @property
+    def tensor(self):
+        """That parameter as its module holds it: without values where it is offloaded."""
+        return self.slot.parameter
 
     @property
     def parameter_name(self) -> str:
@@ -58,20 +64,27 @@ class Weight:
         return (into, out) if self.transposed else (out, into)
 
     def get(self):
-        """The weight [d_out, d_in], a view of the model's own storage."""
-        value = self.tensor.detach()
+        """The weight [d_out, d_in] where its module runs: a view of the model's own storage, but of an offloaded one a
+        copy, unless it is kept and runs on one device."""
+        value = self.slot.value().detach()
         value = value if self.expert is None else value[self.expert]
+        value = value.to(runs_on(self.module))
         return value.T if self.transposed else value
 
+    def resting(self, value):
+        """``value`` [d_out, d_in] where the weight is kept while nothing runs, so that results do not fill a device."""
+        return value.to(self.slot.kept_on)
+
     def stored(self, value):
-        """``value`` [d_out, d_in] in the layout, type and place in which the module keeps it."""
+        """``value`` [d_out, d_in] in the layout, type and place in which it is kept."""
         value = value.T if self.transposed else value
-        return value.to(self.tensor).contiguous()
+        return value.to(self.slot.kept_on, self.tensor.dtype).contiguous()
 
     def set(self, value) -> None:
         """Overwrite the model's weight with ``value`` [d_out, d_in], in place."""
-        whole = self.tensor.detach()
+        whole = self.slot.value().detach()
         (whole if self.expert is None else whole[self.expert]).copy_(self.stored(value))
+        self.slot.write(whole)
 
 
 def assembled(values: "Iterable[tuple[Weight, Tensor]]") -> "list[tuple[Weight, Tensor]]":
@@ -86,7 +99,7 @@ def assembled(values: "Iterable[tuple[Weight, Tensor]]") -> "list[tuple[Weight, 
         if weight.expert is None:
             found.append((weight, weight.stored(value)))
         else:
-            whole = stacked.setdefault((weight.module, weight.parameter), (weight, list(weight.tensor.detach())))
+            whole = stacked.setdefault((weight.module, weight.parameter), (weight, list(weight.slot.value().detach())))
             whole[1][weight.expert] = weight.stored(value)
     return found + [(weight, stack(parts)) for weight, parts in stacked.values()]
 
@@ -130,14 +143,14 @@ def all_weights(lm) -> list[Weight]:
     return [weight for layer in range(lm.n_layers) for weight in weights(lm, layer)]
 
 
-def others(lm) -> "dict[str, Tensor]":
+def others(lm) -> dict[str, Slot]:
     """What a repair may change besides the matrices, by its name in the model: the parameters of the final norm and of
     the unembedding, and the biases of the blocks' output projections."""
     arch = lm.arch
     found = {}
     for place in (arch.ln_final, arch.unembed):
-        for name, parameter in lm.model.get_submodule(place).named_parameters(recurse=False):
-            found[f"{place}.{name}"] = parameter
+        module = lm.model.get_submodule(place)
+        found |= {f"{place}.{name}": Slot(module, name) for name, _ in module.named_parameters(recurse=False)}
     for layer in range(lm.n_layers):
         for kind in ("attn", "mlp"):
             found |= output_biases(lm, Site(kind, layer))
@@ -152,13 +165,13 @@ def output_weights(lm, site: Site) -> list[Weight]:
     return [weight for weight in weights(lm, site.layer) if f"{weight.path}.".startswith(ends)]
 
 
-def output_biases(lm, site: Site) -> "dict[str, Tensor]":
+def output_biases(lm, site: Site) -> dict[str, Slot]:
     """The biases through which it does, [d] or [experts, d], by their name in the model."""
     experts = lm.experts(site.layer) if site.kind == "mlp" else None
     names = (getattr(lm.arch, f"{site.kind}_proj") + ".bias",)
     if experts:
         names = (f"{experts.path}.down_proj_bias", f"{experts.layout.shared}.down_proj.bias")
-    here = dict(lm.layers[site.layer].named_parameters())
+    here = dict(slots(lm.layers[site.layer]))
     return {f"{lm.arch.layers}.{site.layer}.{name}": here[name] for name in names if name in here}
 
 
@@ -169,13 +182,13 @@ def head_name(lm) -> str:
 
 def is_tied(lm) -> bool:
     """Whether the unembedding is the embedding."""
-    return lm.W is lm.model.get_input_embeddings().weight
+    return head_name(lm) not in dict(slots(lm.model))
 
 
 def now(lm, names: Iterable[str]) -> "dict[str, Tensor]":
     """The values that parameters have now, by name: matrices [d_out, d_in], others as they are stored."""
     known = {weight.name: weight.get() for weight in all_weights(lm)}
-    known |= {name: parameter.detach() for name, parameter in others(lm).items()}
+    known |= {name: slot.value().detach().to(runs_on(slot.module)) for name, slot in others(lm).items()}
     return {name: known[name] for name in names}
 
 
@@ -193,7 +206,7 @@ def replaced(lm, new: Mapping[str, "Tensor"]) -> Iterator[None]:
     for name, value in new.items():
         if name not in known and name not in rest:
             raise PrunelibError(f"{lm.name} has no weight '{name}'{nearest(name, known)}")
-        shape = known[name].shape if name in known else tuple(rest[name].shape)
+        shape = known[name].shape if name in known else tuple(rest[name].parameter.shape)
         if tuple(value.shape) != shape:
             raise PrunelibError(f"{name} is {list(shape)}, the new weight is {list(value.shape)}")
         if name == head_name(lm):
@@ -201,8 +214,9 @@ def replaced(lm, new: Mapping[str, "Tensor"]) -> Iterator[None]:
         elif name in known:
             matrices.append((known[name], value))
         else:
-            pairs.append((rest[name], value.to(rest[name]).contiguous()))
-    pairs += [(weight.tensor, value) for weight, value in assembled(matrices)]
+            slot = rest[name]
+            pairs.append((slot, value.to(slot.kept_on, slot.parameter.dtype).contiguous()))
+    pairs += [(weight.slot, value) for weight, value in assembled(matrices)]
     with hooks.replaced(pairs), hooks.own_head(lm, head) if head is not None else nullcontext():
         yield
 

@@ -17,17 +17,18 @@ from prunelib.errors import PrunelibError, nearest
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """transformers and huggingface_hub say nothing below an error, and draw no bars."""
+    """transformers, huggingface_hub and accelerate say nothing below an error, and draw no bars."""
     from transformers import modeling_gguf_pytorch_utils as gguf
     from transformers.utils import logging as hf
 
     level, bars = hf.get_verbosity(), hf.is_progress_bar_enabled()
-    hub = logging.getLogger("huggingface_hub")
-    hub_level, gguf_bar = hub.level, gguf.tqdm
+    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "accelerate")]
+    levels, gguf_bar = [one.level for one in loggers], gguf.tqdm
     hf.set_verbosity_error()
     hf.disable_progress_bar()
     gguf.tqdm = functools.partial(gguf_bar, disable=True)  # it has no switch of its own
-    hub.setLevel(logging.CRITICAL)
+    for one in loggers:
+        one.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -37,7 +38,8 @@ def quiet() -> Iterator[None]:
         if bars:
             hf.enable_progress_bar()
         gguf.tqdm = gguf_bar
-        hub.setLevel(hub_level)
+        for one, before in zip(loggers, levels, strict=True):
+            one.setLevel(before)
 
 
 @contextlib.contextmanager
@@ -114,19 +116,21 @@ def auto_class(config):
     return AutoModelForImageTextToText if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING else None
 
 
-def open_model(folder: str | Path, dtype, check: Callable | None = None):
+def open_model(folder: str | Path, dtype, device_map: dict | None = None):
     """(model, tokenizer) of a folder of plain safetensors; ``dtype`` a torch dtype or "auto".
 
+    The model is on the CPU, or where ``device_map`` (:func:`prunelib.models.placement.place`) puts its modules.
     Raises PrunelibError for a missing, incomplete or unreadable file and for an
     unsupported layout. Remote code and pickled weights are never loaded.
     """
-    builder = auto_class(check_config(folder, check))
+    builder = auto_class(check_config(folder))
     check_weights(folder)
     tokenizer = open_tokenizer(folder)
     with quiet(), one_line(f"cannot read the weights in {folder}"):
         model, info = builder.from_pretrained(
             folder,
             dtype=dtype,
+            device_map=device_map,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,

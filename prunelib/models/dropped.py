@@ -7,10 +7,9 @@ that knows nothing of the list gives the same logits.
 from collections.abc import Iterator
 from contextlib import ExitStack
 
-from torch import nn
-
 from prunelib.errors import PrunelibError
 from prunelib.models import hooks
+from prunelib.models.slots import Slot, slots
 from prunelib.models.sublayers import DropPlan, Site
 
 
@@ -28,7 +27,7 @@ def stay_dropped(lm) -> None:
     with ExitStack() as stack:
         stack.enter_context(hooks.dropped(lm, plan))
         for site in plan.sites:
-            if any(parameter.any() for parameter in projection(lm, site)):
+            if any(slot.value().any() for slot in projection(lm, site)):
                 raise PrunelibError(
                     f"{lm.name} lists {site} as dropped, but its output projection is not zero: "
                     "if it was trained on, take prunelib_drop out of its config.json"
@@ -47,7 +46,7 @@ def refuse_dropped(lm) -> None:
         )
 
 
-def projection(lm, site: Site) -> Iterator[nn.Parameter]:
+def projection(lm, site: Site) -> Iterator[Slot]:
     """Weights and biases through which a sublayer (both, of a block) writes to the stream.
 
     What follows them, a post-norm or a multiplier, maps zero to zero in every
@@ -57,4 +56,5 @@ def projection(lm, site: Site) -> Iterator[nn.Parameter]:
         if one.kind == "mlp" and (experts := lm.experts(site.layer)):
             yield from experts.outputs
         else:
-            yield from lm.layers[site.layer].get_submodule(getattr(lm.arch, f"{one.kind}_proj")).parameters()
+            module = lm.layers[site.layer].get_submodule(getattr(lm.arch, f"{one.kind}_proj"))
+            yield from (slot for _, slot in slots(module))

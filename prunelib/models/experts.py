@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from prunelib.models.arch import Mixture
+from prunelib.models.slots import Slot, slots
 
 STACKED = ("gate_up_proj", "down_proj")
 """The matrices of an expert, in the order in which they are read."""
@@ -46,10 +47,11 @@ class Experts:
         return len(self.module.down_proj)
 
     @property
-    def outputs(self) -> list[nn.Parameter]:
+    def outputs(self) -> list[Slot]:
         """Weights and biases through which the mixture writes to the stream."""
-        found = [p for name, p in self.module.named_parameters(recurse=False) if name.startswith("down_proj")]
-        return found + (list(self.shared.down_proj.parameters()) if self.shared is not None else [])
+        own = [name for name, _ in self.module.named_parameters(recurse=False) if name.startswith("down_proj")]
+        found = [Slot(self.module, name) for name in own]
+        return found + ([slot for _, slot in slots(self.shared.down_proj)] if self.shared is not None else [])
 
     def reads(self, hidden: Tensor, index: Tensor | None = None, *_) -> Iterator[tuple[int, Tensor, Tensor]]:
         """``(expert, tokens [n], x [n, d])`` of the experts that are chosen for a token, from their module's arguments.
@@ -70,11 +72,15 @@ class Experts:
 
     def gated(self, expert: int, x: Tensor) -> Tensor:
         """What the expert's ``down_proj`` reads [n, d_ff] where its ``gate_up_proj`` reads ``x`` [n, d]."""
-        weight = self.module.gate_up_proj[expert]
+        weight = self._one("gate_up_proj", expert, x.device)
         both = x @ (weight if self.layout.transposed else weight.T)
-        bias = getattr(self.module, "gate_up_proj_bias", None)
-        both = both if bias is None else both + bias[expert]
+        if getattr(self.module, "gate_up_proj_bias", None) is not None:
+            both = both + self._one("gate_up_proj_bias", expert, x.device)
         if hasattr(self.module, "_apply_gate"):
             return self.module._apply_gate(both)
         gate, up = both.chunk(2, dim=-1)
         return up * self.module.act_fn(gate)
+
+    def _one(self, name: str, expert: int, device) -> Tensor:
+        """An expert's part of a stacked parameter."""
+        return Slot(self.module, name).value()[expert].to(device)

@@ -31,6 +31,7 @@ from pathlib import Path
 from prunelib.errors import PrunelibError, nearest
 from prunelib.files import new_folder, sha256
 from prunelib.models import cachefiles, hub
+from prunelib.models.supported import arch_for
 from prunelib.paths import cache_dir, data_dir
 
 DATE = "2024-07-26"
@@ -82,9 +83,10 @@ def aliases() -> dict[str, Alias]:
 # ---------------------------------------------------------------- names
 
 
-def fetch(name: str, revision: str | None = None, progress: bool = True) -> Source:
+def fetch(name: str, revision: str | None = None, progress: bool = True, check: Callable = arch_for) -> Source:
     """Make a model available on this disk, downloading and converting if it must be.
 
+    ``check`` may refuse a hub model, which it gets without storage, before its weights are downloaded.
     Raises PrunelibError for an unknown name (with the nearest alias), no
     network and no cache, a corrupt cache, a full or read-only disk.
     """
@@ -100,7 +102,7 @@ def fetch(name: str, revision: str | None = None, progress: bool = True) -> Sour
     if local:
         return Source(name, local, None, "unknown")
     repo = _hub_id(name)
-    path = hub.snapshot(repo, revision, hint="" if alias else nearest(name, aliases()))
+    path = hub.snapshot(repo, revision, hint="" if alias else nearest(name, aliases()), check=check)
     return Source(name, path, path.name, alias.licence if alias else hub.licence(path))
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from prunelib.errors import PrunelibError, nearest
+from prunelib.models.slots import Slot
 
 POINTS = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 """Stream points of a layer, in the order of the forward pass of a sequential block."""
@@ -33,7 +34,7 @@ Captured = dict[str, dict[int, Tensor]]
 def captured(lm, points: Iterable[str] = POINTS, layers: Iterable[int] | None = None) -> Iterator[Captured]:
     """Collect stream points of the latest forward pass.
 
-    Yields ``cap[point][layer]``, tensors [batch, seq, d] in the model's dtype.
+    Yields ``cap[point][layer]``, tensors [batch, seq, d] in the model's dtype, on ``lm.device``.
     ``attn_out`` and ``mlp_out`` are what is added to the stream, that is after
     any post-norm and residual multiplier, so that ``resid_mid = resid_pre +
     attn_out`` and ``resid_post = resid_mid + mlp_out`` (parallel blocks:
@@ -110,7 +111,8 @@ def _watch(lm, layer: int, points: tuple[str, ...], visit) -> Iterator:
     def finish(module, args, output):
         values["resid_post"] = _tensor(output)
         shape = values["resid_pre"].shape  # OPT's MLP sees [batch·seq, d]
-        found = {point: values[point].view(shape) for point in points}
+        # Blocks may run on several devices: whoever reads the stream gets all of it on one.
+        found = {point: values[point].view(shape).to(lm.device) for point in points}
         values.clear()
         visit(layer, found)
 
@@ -261,23 +263,26 @@ def stop_after(lm, layer: int) -> Iterator[None]:
 
 
 @contextmanager
-def replaced(parameters: Iterable[tuple[nn.Parameter, Tensor]]) -> Iterator[None]:
+def replaced(parameters: Iterable[tuple[Slot, Tensor]]) -> Iterator[None]:
     """Run with other values of some parameters, in the same shape, type and place.
 
     The dense tensors are set aside, not copied, and put back on exit.
     """
     with ExitStack() as stack:
-        for parameter, value in parameters:
-            stack.callback(setattr, parameter, "data", parameter.data)
-            parameter.data = value
+        for slot, value in parameters:
+            stack.enter_context(slot.replaced(value))
         yield
 
 
 @contextmanager
 def own_head(lm, value: Tensor) -> Iterator[None]:
     """Run with another unembedding [V, d], one of its own: a tied embedding keeps its values."""
-    head = lm.model.get_submodule(lm.arch.unembed)
-    before, value = head.weight, value.to(head.weight).contiguous()
+    head, slot = lm.head, Slot(lm.head, "weight")
+    before, value = head.weight, value.to(slot.kept_on, lm.dtype).contiguous()
+    if slot.offloaded:  # tied or not, it has a value of its own where it is kept
+        with slot.replaced(value):
+            yield
+        return
     head.weight = nn.Parameter(value, requires_grad=False)
     try:
         yield
@@ -316,10 +321,10 @@ def block_calls(lm, **inputs) -> tuple[Tensor, list[tuple[tuple, dict]]]:
 def replay(lm, layer: int, states: Tensor, call: tuple[tuple, dict]) -> Tensor:
     """The output [batch, seq, d] of block ``layer`` on ``states`` before it; its ``call`` is of :func:`block_calls`.
 
-    Contexts of this module act on it as on a forward pass.
+    It is on ``lm.device``, wherever the block runs. Contexts of this module act on it as on a forward pass.
     """
     arguments, named = call
-    return _tensor(lm.layers[layer](states, *arguments, **named))
+    return _tensor(lm.layers[layer](states, *arguments, **named)).to(lm.device)
 
 
 @contextmanager

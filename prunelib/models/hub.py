@@ -10,6 +10,7 @@ import os
 import re
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,12 +22,12 @@ _WANTED = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "README.md"
 _UNWANTED = ["*/*", "consolidated*"]
 
 
-def snapshot(repo: str, revision: str | None = None, hint: str = "") -> Path:
+def snapshot(repo: str, revision: str | None = None, hint: str = "", check: Callable = arch_for) -> Path:
     """Local folder of a hub model, named by its commit; downloaded as far as it is missing.
 
     The configuration comes first, so that an unsupported model is refused
-    before its weights are downloaded. ``hint`` ends the line about an unknown
-    model. Raises PrunelibError in one line for whatever the hub answers.
+    before its weights are downloaded: ``check`` gets the model without storage. ``hint`` ends the line about
+    an unknown model. Raises PrunelibError in one line for whatever the hub answers.
     """
     from huggingface_hub import snapshot_download
 
@@ -37,7 +38,7 @@ def snapshot(repo: str, revision: str | None = None, hint: str = "") -> Path:
             _bars(False)
             first = snapshot_download(repo, revision=revision, allow_patterns=["config.json"], **kept)
             if (Path(first) / "config.json").is_file():
-                check_config(first, arch_for)
+                check_config(first, check)
             _bars(sys.stderr.isatty())
             # The commit of the first answer: a branch may move in between.
             return Path(snapshot_download(repo, revision=Path(first).name, allow_patterns=_WANTED, **kept))

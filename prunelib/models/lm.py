@@ -20,6 +20,8 @@ from prunelib.errors import PrunelibError, nearest
 from prunelib.models import fetch
 from prunelib.models.arch import ArchSpec
 from prunelib.models.experts import Experts
+from prunelib.models.placement import check_ends, layers_on
+from prunelib.models.slots import Slot, dispatched, runs_on, slots
 from prunelib.models.supported import arch_for, text_config
 from prunelib.paths import slugify
 
@@ -73,10 +75,12 @@ class LM:
     ) -> "LM":
         """Wrap a model that is already in memory (it is put in eval mode, gradients off).
 
-        Raises PrunelibError for an unsupported layout, offloaded weights, or a
-        weight that holds NaN or Inf.
+        accelerate may have dispatched it, its blocks over any devices, main memory and a disk. Raises
+        PrunelibError for an unsupported layout, for embeddings, final norm and unembedding that run on several
+        devices, and for a weight that nothing holds, or that holds NaN or Inf.
         """
         arch = arch_for(model)
+        check_ends(model, arch)
         model.eval().requires_grad_(False)
         if arch.mixture and model.dtype == torch.float64:
             model.set_experts_implementation("eager")  # grouped products know no float64
@@ -84,11 +88,15 @@ class LM:
 
     @property
     def device(self) -> torch.device:
-        return self.W.device
+        """Where tokens are read and logits written, and where streams are given out: that of the embedding.
+
+        Blocks of a dispatched model may run elsewhere.
+        """
+        return runs_on(self.model.get_input_embeddings())
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.W.dtype
+        return self.head.weight.dtype
 
     @property
     def config(self):
@@ -101,11 +109,11 @@ class LM:
 
     @property
     def d_model(self) -> int:
-        return self.W.shape[1]
+        return self.head.weight.shape[1]
 
     @property
     def vocab_size(self) -> int:
-        return self.W.shape[0]
+        return self.head.weight.shape[0]
 
     @property
     def layers(self) -> list[nn.Module]:
@@ -135,13 +143,19 @@ class LM:
         return self.model.get_submodule(self.arch.ln_final.rpartition(".")[0])
 
     @property
+    def head(self) -> nn.Module:
+        return self.model.get_submodule(self.arch.unembed)
+
+    @property
     def W(self) -> Tensor:
-        """Unembedding weight [V, d], the model's own storage (not a copy)."""
-        return self.model.get_submodule(self.arch.unembed).weight
+        """Unembedding weight [V, d] on :attr:`device`: the model's own storage, but where it is offloaded a copy."""
+        return Slot(self.head, "weight").value().to(self.device)
 
     @property
     def unembed_bias(self) -> Tensor | None:
-        return getattr(self.model.get_submodule(self.arch.unembed), "bias", None)
+        if getattr(self.head, "bias", None) is None:
+            return None
+        return Slot(self.head, "bias").value().to(self.device)
 
     def unembed(self, h: Tensor, lens: str = "normed") -> Tensor:
         """Logits z [..., V] in float32 of a stream h [..., d].
@@ -302,6 +316,7 @@ class LM:
             "licence": self.licence,
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": self.device.type,
+            **({"layers_on": layers_on(self.layers)} if dispatched(self.model) else {}),
             **({"dropped": sites} if (sites := getattr(self.model.config, "prunelib_drop", None)) else {}),
         } | ({"date": fetch.prompt_date().isoformat()} if self._reads_date else {})
 
@@ -337,10 +352,10 @@ def fingerprint(model: nn.Module) -> str:
     """SHA-256 over the configuration and sorted (name, shape, dtype, bytes) of the weights.
 
     Facts of storage (paths, library versions) are left out, so a saved and
-    reloaded model keeps its fingerprint. Tied weights count once. Raises
-    PrunelibError for offloaded weights and for NaN or Inf, naming the tensor.
+    reloaded model keeps its fingerprint, and so does one that is spread over devices. Tied weights count
+    once. Raises PrunelibError for a weight that nothing holds and for NaN or Inf, naming the tensor.
     """
-    weights = sorted(model.named_parameters(), key=lambda item: item[0])
+    weights = sorted(slots(model), key=lambda item: item[0])
     digest = hashlib.sha256(_config_json(model.config).encode())
     # Hashing releases the interpreter lock: a large model uses every core.
     with ThreadPoolExecutor(max_workers=torch.get_num_threads()) as pool:
@@ -359,11 +374,8 @@ def _lasting(facts: dict) -> dict:
     return {k: _lasting(v) if isinstance(v, dict) else v for k, v in kept.items()}
 
 
-def _digest(name: str, weight: Tensor) -> bytes:
-    if weight.device.type == "meta":
-        raise PrunelibError(
-            f"weight {name} is offloaded: load the model on one device (a smaller model, or --dtype bfloat16)"
-        )
+def _digest(name: str, slot: Slot) -> bytes:
+    weight = slot.value()
     if weight.is_floating_point() and not torch.isfinite(weight).all():
         raise PrunelibError(f"weight {name} holds NaN or Inf: the checkpoint is damaged")
     plain = weight.detach().cpu().contiguous()

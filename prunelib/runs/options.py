@@ -31,8 +31,12 @@ class RunOptions:
     revision: str = _option("", "hub branch, tag or commit", "SHA", flag=True)
     profile: str = _option("quick", "smoke (seconds), quick (minutes) or full (hours)", flag=True)
     seed: int = _option(0, "seed of everything random (default 0)", "N", flag=True)
-    device: str = _option("auto", "auto, cpu, cuda, cuda:1, mps", flag=True)
-    dtype: str = _option("auto", "auto, float32, bfloat16, float16, float64", flag=True)
+    device: str = _option(
+        "auto", "auto (a GPU, or several and main memory for a model that is larger), cpu, cuda, cuda:1, mps", flag=True
+    )
+    dtype: str = _option(
+        "auto", "auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16, float16, float64", flag=True
+    )
     out: str = _option("", "run folder (default runs/MODEL/PROFILE)", "DIR", flag=True)
     beside: str = _option(
         "",

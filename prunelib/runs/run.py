@@ -155,6 +155,7 @@ class _Loader:
     def card(self, file: Path) -> dict:
         """Name, fingerprint and sizes of the model; from ``file`` if the weights are the same files."""
         from prunelib.models import fetch
+        from prunelib.models.slots import slots
 
         name, revision, dtype, device = self.arguments
         identity = key_hash({"asked": self.arguments, "files": fetch.identity(name, revision)})
@@ -162,7 +163,7 @@ class _Loader:
         if self._known.get("identity") != identity:
             self._known = {}
             lm = self()
-            parameters = sum(p.numel() for p in lm.model.parameters())
+            parameters = sum(slot.parameter.numel() for _, slot in slots(lm.model))
             self._known = {"identity": identity, "card": lm.describe() | {"parameters": parameters}}
         return self._known["card"]
 

@@ -246,13 +246,14 @@ def test_scaled_weights_can_be_folded_into_what_comes_before(tiny):
         "mlp.up_proj": ("mlp.down_proj",),
     }
     from prunelib.models import hooks
+    from prunelib.models.slots import Slot
 
     for producer, names in readers.items():
         module = layer.get_submodule(producer)
         scale = torch.linspace(0.3, 3, module.weight.shape[0])
         new = {f"1.{n}": layer.get_submodule(n).weight * scale for n in names}
         folded = module.weight / (scale if module.weight.dim() == 1 else scale[:, None])
-        with replaced(lm, new), hooks.replaced([(module.weight, folded)]):
+        with replaced(lm, new), hooks.replaced([(Slot(module, "weight"), folded)]):
             torch.testing.assert_close(lm.model(input_ids=ids).logits, dense, rtol=1e-4, atol=1e-4)
 
 

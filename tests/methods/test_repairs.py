@@ -193,7 +193,7 @@ def test_a_model_needs_no_temperature_beside_itself(lm, tokens):
         return
     made = repaired(lm, compressed(lm, methods.parse("dense")), temperature.Temperature(), tokens)
     name = f"{lm.arch.ln_final}.weight"
-    assert torch.allclose(made.weights[name], others(lm)[name], rtol=0, atol=2e-6)
+    assert torch.allclose(made.weights[name], others(lm)[name].value(), rtol=0, atol=2e-6)
 
 
 def test_a_wrong_temperature_is_found(lm, tokens):
@@ -204,7 +204,7 @@ def test_a_wrong_temperature_is_found(lm, tokens):
     hotter = temperature.scaled_norm(twice, 2.0)
     with torch.no_grad():
         for name, value in hotter.items():
-            others(twice)[name].copy_(value)
+            others(twice)[name].value().copy_(value)
     z, hot = logits(lm.model, {"input_ids": tokens}), logits(twice.model, {"input_ids": tokens})
     assert torch.allclose(hot, 2 * z, rtol=1e-4, atol=1e-4)
     from prunelib.methods.apply import Compressed, NewWeights
@@ -212,7 +212,7 @@ def test_a_wrong_temperature_is_found(lm, tokens):
     made = Compressed(methods.parse(DROPS), (NewWeights(hotter),), 16.0)
     back = repaired(lm, made, temperature.Temperature(), tokens)
     for name in hotter:
-        assert torch.allclose(back.weights[name], others(lm)[name], rtol=1e-3, atol=1e-3)
+        assert torch.allclose(back.weights[name], others(lm)[name].value(), rtol=1e-3, atol=1e-3)
 
 
 def test_a_linear_map_recovers_what_is_one(make_model, tokens):

@@ -48,7 +48,11 @@ def logits_by_weights(lm, chosen, batch):
         for kind in ("attn", "mlp") if site.kind == "block" else (site.kind,):
             experts = other.experts(site.layer) if kind == "mlp" else None
             path = getattr(lm.arch, f"{kind}_proj")
-            for weight in experts.outputs if experts else other.layers[site.layer].get_submodule(path).parameters():
+            if experts:
+                written = [slot.value() for slot in experts.outputs]
+            else:
+                written = other.layers[site.layer].get_submodule(path).parameters()
+            for weight in written:
                 weight.zero_()
     return logits(other, batch)
 

@@ -60,13 +60,14 @@ def test_padding_takes_no_position(short):
 @pytest.mark.parametrize("edit", ["swapped", "in place", "through data"])
 def test_the_gram_matrix_is_that_of_the_weights_there_are(make_model, edit):
     from prunelib.models import hooks
+    from prunelib.models.slots import Slot
 
     lm = LM.from_model(make_model("llama"))
     before = head_of(lm)
     gram = before.gram[0].clone()
     assert head_of(lm) is before  # computed once
     if edit == "swapped":
-        with hooks.replaced([(lm.W, lm.W.detach() * 2)]):
+        with hooks.replaced([(Slot(lm.head, "weight"), lm.W.detach() * 2)]):
             torch.testing.assert_close(head_of(lm).gram[0], 4 * gram)
         torch.testing.assert_close(head_of(lm).gram[0], gram)
         return

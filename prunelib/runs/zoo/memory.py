@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from prunelib.methods import parse
+from prunelib.models.slots import slots
 from prunelib.models.sublayers import Site
 from prunelib.runs.run import Run
 from prunelib.runs.zoo.models import plan_of
@@ -28,13 +29,13 @@ def tensors(lm) -> pd.DataFrame:
     """
     from prunelib.methods.weights import all_weights
 
-    matrices = {id(weight.tensor): weight.shape for weight in all_weights(lm)}
-    places = {id(p): (i, path) for i, block in enumerate(lm.layers) for path, p in block.named_parameters()}
+    matrices = {weight.slot: weight.shape for weight in all_weights(lm)}
+    places = {slot: (i, path) for i, block in enumerate(lm.layers) for path, slot in slots(block)}
     rows = []
-    for name, parameter in lm.model.named_parameters():
-        layer, path = places.get(id(parameter), (-1, ""))
+    for name, slot in slots(lm.model):
+        layer, path = places.get(slot, (-1, ""))
         part = _REST if layer < 0 else _part(lm.arch, path)
-        rows.append((name, layer, part, parameter.numel(), *matrices.get(id(parameter), (0, 0))))
+        rows.append((name, layer, part, slot.parameter.numel(), *matrices.get(slot, (0, 0))))
     return pd.DataFrame(rows, columns=["name", "layer", "part", "numel", "d_out", "d_in"])
 
 

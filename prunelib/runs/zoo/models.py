@@ -252,7 +252,7 @@ def saving(run: Run, spec: str, seed: int) -> Iterator[Callable[[Mapping], None]
         def add(values: Mapping) -> None:
             for name, weight in values.items():
                 kept = weight != 0
-                if torch.equal(weight, dense[name].get().masked_fill(~kept, 0)):
+                if torch.equal(weight, dense[name].get().to(weight.device).masked_fill(~kept, 0)):
                     file.add(name, weight.shape, _MASK, np.packbits(kept.cpu().numpy()).tobytes())
                 else:
                     _add(file, name, weight)
@@ -278,7 +278,8 @@ def saved_weights(run: Run, spec: str, seed: int):
             return torch.frombuffer(bytearray(data), dtype=getattr(torch, dtype)).view(*shape)
         kept = np.unpackbits(np.frombuffer(data, np.uint8), count=shape[0] * shape[1])
         whole = dense[name].get()
-        return whole.masked_fill(torch.from_numpy(kept).bool().view(*shape).to(whole.device).logical_not(), 0)
+        gone = torch.from_numpy(kept).bool().view(*shape).to(whole.device).logical_not()
+        return dense[name].resting(whole.masked_fill(gone, 0))
 
     return ((name, tensor(name, shape, dtype, data)) for name, shape, dtype, data in arrays)
 
