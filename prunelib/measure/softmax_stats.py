@@ -77,9 +77,7 @@ def pair_statistics(
         for block in chains.split(plan.block):
             point, pair, moments = _block_tables(block, head, dense, pruned, temperatures, plan)
             same = (block[:, dense] == block[:, pruned]).all(-1)
-            merged = {
-                t: _merge(point[:, k], pair[:, k], dense, pruned, t, same) for k, t in enumerate(temperatures)
-            }
+            merged = {t: _merge(point[:, k], pair[:, k], dense, pruned, t, same) for k, t in enumerate(temperatures)}
             parts.append((merged, _cap_moments(moments) if capped else None))
     joined = {t: _cat([part[0][t] for part in parts]) for t in temperatures}
     return joined, _cat([part[1] for part in parts]) if capped else None
