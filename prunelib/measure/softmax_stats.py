@@ -4,12 +4,13 @@
 are compared, so each is projected once. The vocabulary is cut into chunks. A
 chunk is summarised on its own (its maximum, and sums of products of
 ``e = exp((z − max)/T)`` and ``Δz``), independent of all others; the summaries are
-merged once, in float64, by the usual rescaling of a running softmax. So the
-result does not depend on the number of threads, and memory is chunk × rows.
+merged once, in float64, by the usual rescaling of a running softmax. So memory is
+chunk × rows.
 
-Speed on a CPU: the projections cost 2·d·V operations a point, and some twenty
-passes over the logits would cost as much again from main memory. Here they run
-on tiles that fit the second-level cache, one chunk a thread.
+Speed: the projections cost 2·d·V operations a point and are products of torch. Some
+thirty operations on the logits of a tile would cost as much again, being limited by
+memory; one function, :func:`summary`, holds them all and is compiled where that pays
+(:mod:`prunelib.measure.compiled`).
 
 Resolution: logits are float32, so each carries a rounding of eps·max|z|/T, and a
 deviation cannot be told from what that does to p: :func:`resolution`. 1 − cos p and
@@ -23,8 +24,9 @@ import math
 import torch
 from torch import Tensor
 
+from prunelib.measure.compiled import compiled
 from prunelib.measure.head import Head
-from prunelib.measure.tiles import Tiling, Workspace, tiling, workers
+from prunelib.measure.tiles import Tiling, tiling
 
 PAIR_COLUMNS = (
     "one_minus_cos_p", "kl_dense_pruned", "kl_pruned_dense", "var_r", "var_p", "var_q",
@@ -34,7 +36,10 @@ PAIR_COLUMNS = (
 ROUNDINGS = 4
 """Roundings of a logit that a deviation may be off by (seen on the default model: less)."""
 
-_POINT_SUMS, _PAIR_SUMS, _CAP_SUMS = 3, 8, 5
+_POINT_SUMS, _PAIR_SUMS, _CAP_SUMS = 5, 10, 5
+# Exponentials are held 2^40 times as large, and those below e^-60 of a chunk's largest count as 0: their squares and
+# products would be denormal numbers, on which a CPU is a hundred times slower.
+_SCALE, _LOWEST = 2.0**40, -60.0
 
 
 def resolution(max_abs_z: Tensor, temperature: float, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -64,187 +69,149 @@ def pair_statistics(
     cannot give (else None). Extra memory stays below ``max_bytes``; PrunelibError
     where that is impossible.
     """
-    sums = 4 + len(temperatures) * (_POINT_SUMS + _PAIR_SUMS) + _CAP_SUMS * (head.cap is not None)
-    plan = tiling(chains, head, sums, max_bytes)
+    capped = head.cap is not None
+    sums = len(temperatures) * (_POINT_SUMS + _PAIR_SUMS) + _CAP_SUMS * capped
+    plan = tiling(chains, head, len(temperatures), sums, max_bytes)
     parts = []
-    with torch.no_grad(), workers(plan, chains.device) as run:
+    with torch.no_grad():
         for block in chains.split(plan.block):
-            point, pair = _block_tables(block, head, dense, pruned, temperatures, plan, run)
+            point, pair, moments = _block_tables(block, head, dense, pruned, temperatures, plan)
             same = (block[:, dense] == block[:, pruned]).all(-1)
-            merged = {t: _merge(point, pair, dense, pruned, t, k, same) for k, t in enumerate(temperatures)}
-            moments = _cap_moments(pair) if head.cap is not None else None
-            parts.append((merged, moments))
+            merged = {t: _merge(point[:, k], pair[:, k], dense, pruned, t, same) for k, t in enumerate(temperatures)}
+            parts.append((merged, _cap_moments(moments) if capped else None))
     joined = {t: _cat([part[0][t] for part in parts]) for t in temperatures}
-    return joined, _cat([part[1] for part in parts]) if head.cap is not None else None
+    return joined, _cat([part[1] for part in parts]) if capped else None
 
 
 def _cat(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _block_tables(block, head, dense, pruned, temperatures, plan: Tiling, run) -> tuple[Tensor, Tensor]:
-    """Chunk summaries of one block: [chunks, sums, N, P] and [chunks, sums, N, K]."""
+def _block_tables(block, head, dense, pruned, temperatures, plan: Tiling) -> tuple[Tensor, Tensor, Tensor]:
+    """Chunk summaries of one block: of points [chunks, T, sums, N, P], of pairs [chunks, T, sums, N, K], of a softcap
+    [chunks, sums, N, K]."""
     n_items, points, _ = block.shape
-    padded = math.ceil(n_items / plan.items) * plan.items
-    x = head.inputs(block)
-    if padded > n_items:
-        x = torch.cat([x, x.new_zeros(padded - n_items, *x.shape[1:])])
-    x = x.reshape(padded * points, -1)
-    n_tiles, n = padded // plan.items, plan.items
-    k_pairs = len(range(points)[pruned])
-    capped = head.cap is not None
-    n_t = len(temperatures)
-    point = x.new_empty(plan.chunks, n_tiles, 2 + _POINT_SUMS * n_t, n, points)
-    n_pair = 2 + _PAIR_SUMS * n_t + (_CAP_SUMS if capped else 0)
-    pair = x.new_empty(plan.chunks, n_tiles, n_pair, n, k_pairs)
-
-    def work(index: int, space: Workspace) -> None:
+    x = head.inputs(block).flatten(0, 1)
+    n, k_pairs, n_t = plan.items, len(range(points)[pruned]), len(temperatures)
+    padded = n * math.ceil(n_items / n)
+    point = x.new_empty(plan.chunks, n_t, _POINT_SUMS, padded, points)
+    pair = x.new_empty(plan.chunks, n_t, _PAIR_SUMS, padded, k_pairs)
+    moments = x.new_empty(plan.chunks, _CAP_SUMS if head.cap is not None else 0, padded, k_pairs)
+    inverse = [x.new_tensor(1 / t) for t in temperatures]
+    of_dense, of_pruned = (_rows(points, some, k_pairs, plan, x.device) for some in (dense, pruned))
+    step = plan.tiles * n * points
+    # A tile has as many rows as its code is made for: after its own come those of the next, or what lies there.
+    space = x.new_zeros((step + plan.rows) * plan.chunk)
+    for index in range(plan.chunks):
         start = index * plan.chunk
         rows = head.rows(start, min(start + plan.chunk, head.vocab_size)).T
-        buffers = _Buffers(space, x, (n, points, rows.shape[1]), plan.tiles, dense, pruned)
-        point_out, pair_out = point[index].unbind(0), pair[index].unbind(0)
-        for first in range(0, n_tiles, plan.tiles):
-            some = min(plan.tiles, n_tiles - first)
-            logits = buffers.logits[: some * n * points]
-            torch.mm(x[first * n * points :][: len(logits)], rows, out=logits)
-            if capped:
-                logits.div_(head.cap).tanh_().mul_(head.cap)
-            for k in range(some):
-                out = point_out[first + k], pair_out[first + k]
-                _tile(buffers.tiles[k], *out, buffers, temperatures, capped)
-
-    run(work)
-
-    def flat(table: Tensor) -> Tensor:
-        return table.movedim(2, 1).reshape(plan.chunks, table.shape[2], padded, -1)[:, :, :n_items]
-
-    return flat(point), flat(pair)
-
-
-class _Buffers:
-    """All views that the tiles of a chunk need; making one costs as much as a small sum."""
-
-    def __init__(self, space: Workspace, like, shape, tiles: int, dense: slice, pruned: slice):
-        n, points, width = shape
-        by_pair = n, len(range(points)[pruned]), width
-        self.logits = space.get("logits", (tiles * n * points, width), like)
-        views = self.logits.view(tiles, *shape).unbind(0)
-        self.tiles = [(z, z[:, dense], z[:, pruned]) for z in views]
-        self.e = space.get("e", shape, like)
-        self.e_dense, self.e_pruned = self.e[:, dense], self.e[:, pruned]
-        self.total = space.get("total", (n, points), like)
-        self.total_dense, self.total_pruned = self.total[:, dense], self.total[:, pruned]
-        self.d, self.g = space.get("d", by_pair, like), space.get("g", by_pair, like)
-        # Only touched when there are several temperatures.
-        self.by_point, self.by_pair, self.spare = (
-            space.get(name, size, like) for name, size in (("point", shape), ("pair", by_pair), ("spare", by_pair))
-        )
+        whole = plan.compiled and rows.shape[1] == plan.chunk
+        of_points, of_caps = (compiled(f) if whole else f for f in (summary, cap_summary))
+        logits = space[: (step + plan.rows) * rows.shape[1]].view(-1, rows.shape[1])
+        for first in range(0, len(x), step):
+            some = x[first : first + step]
+            z = logits[: len(some)]
+            torch.mm(some, rows, out=z)
+            if head.cap is not None:
+                z.div_(head.cap).tanh_().mul_(head.cap)
+            for low in range(0, len(some), n * points):
+                tile = logits[low : low + plan.rows]
+                here = slice((first + low) // points, (first + low) // points + n)
+                for k, inv in enumerate(inverse):
+                    by_point, by_pair = of_points(tile, of_dense, of_pruned, inv)
+                    point[index, k, :, here] = by_point[:, : n * points].view(-1, n, points)
+                    pair[index, k, :, here] = by_pair[:, : n * k_pairs].view(-1, n, k_pairs)
+                if head.cap is not None:
+                    found = of_caps(tile, of_dense, of_pruned)
+                    moments[index, :, here] = found[:, : n * k_pairs].view(-1, n, k_pairs)
+    return point[..., :n_items, :], pair[..., :n_items, :], moments[..., :n_items, :]
 
 
-def _tile(views, point, pair, buffers: _Buffers, temperatures, capped: bool) -> None:
-    """Summarise logits ``z`` [n, P, C], which are overwritten.
+def _rows(points: int, some: slice, pairs: int, plan: Tiling, device: torch.device) -> Tensor:
+    """Rows of a tile that are the ``some`` points of its chains: one or ``pairs`` a chain, [items × pairs].
 
-    ``point`` [2 + 3·n_T, n, P]: max z, min z; for each T Σe, Σe·t, Σe² with t = z − max.
-    ``pair`` [2 + 8·n_T, n, K], d = t_pruned − t_dense: max d, min d; for each T
-    Σ e_d·e_p and its max; c, the mean of d by e_d; with d' = d − c: Σ e_d²·d'²,
-    Σ e_d·d'², Σ e_d²·d'; c', the mean of d' by e_p, and Σ e_p·(d' − c')². Centred,
-    because a top token whose logit moves by D would otherwise cost D²·1e-7 of a
-    saturated, that is tiny, variance.
+    Compiled code takes as many as the tile has rows; the rest compare its first row with itself.
     """
-    b = buffers
-    points, pairs = iter(point.unbind(0)), iter(pair.unbind(0))
-    z, z_dense, z_pruned = views
-    if capped:
-        _cap_sums(z_dense, z_pruned, pair[-_CAP_SUMS:], b)
-    highest = next(points)
-    torch.amax(z, -1, out=highest)
-    torch.amin(z, -1, out=next(points))
-    z.sub_(highest.unsqueeze(-1))
-    torch.sub(z_pruned, z_dense, out=b.d)
-    torch.amax(b.d, -1, out=next(pairs))
-    torch.amin(b.d, -1, out=next(pairs))
-    for t in temperatures:
-        # After the last temperature z and d are free: fewer buffers, more cache.
-        last = t == temperatures[-1]
-        by_point = z if last else b.by_point
-        if t == 1:
-            torch.exp(z, out=b.e)
-        else:
-            torch.mul(z, 1 / t, out=b.e).exp_()
-        torch.sum(b.e, -1, out=b.total)
-        next(points).copy_(b.total)
-        torch.sum(torch.mul(b.e, z, out=by_point), -1, out=next(points))
-        torch.sum(torch.square(b.e, out=by_point), -1, out=next(points))
-        torch.mul(b.e_dense, b.e_pruned, out=b.g)
-        torch.sum(b.g, -1, out=next(pairs))
-        torch.amax(b.g, -1, out=next(pairs))
-
-        mean = next(pairs)
-        torch.sum(torch.mul(b.e_dense, b.d, out=b.g), -1, out=mean)
-        mean.div_(b.total_dense)
-        d, spare = (b.d, z_pruned) if last else (b.by_pair, b.spare)
-        torch.sub(b.d, mean.unsqueeze(-1), out=d)
-        torch.mul(b.e_dense, d, out=b.g)
-        torch.linalg.vector_norm(b.g, dim=-1, out=next(pairs)).square_()
-        torch.sum(torch.mul(b.g, d, out=spare), -1, out=next(pairs))
-        torch.sum(b.g.mul_(b.e_dense), -1, out=next(pairs))
-        mean = next(pairs)
-        torch.sum(torch.mul(b.e_pruned, d, out=b.g), -1, out=mean)
-        d.sub_(mean.div_(b.total_pruned).unsqueeze(-1))
-        torch.mul(b.e_pruned, d, out=b.g)
-        torch.sum(d.mul_(b.g), -1, out=next(pairs))
+    starts = torch.arange(plan.items, device=device)[:, None] * points
+    found = (starts + torch.arange(points, device=device)[some]).expand(plan.items, pairs).flatten()
+    return torch.cat([found, found.new_zeros(plan.rows - len(found))]) if plan.compiled else found
 
 
-def _cap_sums(z_dense, z_pruned, out, b) -> None:
-    """Σz², Σz·Δz, Σ Δz², Σz, ΣΔz of a tile: z is not linear in h under a softcap."""
-    zz, zd, dd, sum_z, sum_d = out.unbind(0)
-    torch.sub(z_pruned, z_dense, out=b.d)
-    torch.sum(b.d, -1, out=sum_d)
-    torch.sum(torch.mul(b.d, z_dense, out=b.g), -1, out=zd)
-    torch.sum(torch.square(b.d, out=b.g), -1, out=dd)
-    b.g.copy_(z_dense)  # also repeats one dense point over all pairs
-    torch.sum(b.g, -1, out=sum_z)
-    torch.sum(b.g.square_(), -1, out=zz)
+def summary(z: Tensor, dense: Tensor, pruned: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+    """Summarise logits ``z`` [R, C] at temperature 1/``inverse``: of points [5, R], of pairs [10, K].
+
+    ``dense`` and ``pruned`` [K] say which rows are compared. With t = z − max, e = 2^40·exp(t/T) and
+    d = t_pruned − t_dense: of points max z, min z, Σe, Σe·t, Σe²; of pairs max d, min d; max (t_dense + t_pruned),
+    which is 0 where one token is on top of both; Σ e_d·e_p; c and c', the means of d by e_d and by e_p;
+    Σ e_d·(d − c)², Σ e_d²·(d − c)², Σ e_d²·(d − c), Σ e_p·(d − c')². Centred, because a top token whose logit moves
+    by D would otherwise cost D²·1e-7 of a saturated, that is tiny, variance.
+    """
+    highest = z.amax(-1)
+    t = z - highest[:, None]
+    x = t * inverse
+    e = torch.where(x > _LOWEST, torch.exp(x), 0.0) * _SCALE
+    total = e.sum(-1)
+    by_point = torch.stack([highest, z.amin(-1), total, (e * t).sum(-1), e.square().sum(-1)])
+    t_dense, t_pruned, e_dense, e_pruned = t[dense], t[pruned], e[dense], e[pruned]
+    d = t_pruned - t_dense
+    mean, mean_pruned = (e_dense * d).sum(-1) / total[dense], (e_pruned * d).sum(-1) / total[pruned]
+    by_dense, by_pruned = d - mean[:, None], d - mean_pruned[:, None]
+    weighed = e_dense * by_dense
+    by_pair = [
+        d.amax(-1), d.amin(-1), (t_dense + t_pruned).amax(-1), (e_dense * e_pruned).sum(-1), mean, mean_pruned,
+        (weighed * by_dense).sum(-1), weighed.square().sum(-1), (weighed * e_dense).sum(-1),
+        (e_pruned * by_pruned * by_pruned).sum(-1),
+    ]  # fmt: skip
+    return by_point, torch.stack(by_pair)
 
 
-def _cap_moments(pair: Tensor) -> dict[str, Tensor]:
-    sums = pair[:, -_CAP_SUMS:].double().sum(0)
+def cap_summary(z: Tensor, dense: Tensor, pruned: Tensor) -> Tensor:
+    """Σz², Σz·Δz, Σ Δz², Σz, ΣΔz [5, K] of logits [R, C]: z is not linear in h under a softcap."""
+    z_dense = z[dense]
+    d = z[pruned] - z_dense
+    sums = [z_dense.square().sum(-1), (z_dense * d).sum(-1), d.square().sum(-1), z_dense.sum(-1), d.sum(-1)]
+    return torch.stack(sums)
+
+
+def _cap_moments(moments: Tensor) -> dict[str, Tensor]:
+    sums = moments.double().sum(0)
     return dict(zip(("zz", "zd", "dd", "sum_z", "sum_d"), sums.unbind(0), strict=True))
 
 
-def _merge(point, pair, dense, pruned, temperature, k, same) -> dict[str, Tensor]:
-    """Columns [N, K] of the ``k``-th temperature from all chunk summaries.
+def _merge(point, pair, dense, pruned, temperature, same) -> dict[str, Tensor]:
+    """Columns [N, K] at one temperature from its chunk summaries [chunks, sums, N, P] and [chunks, sums, N, K].
 
     With m the maximum over all chunks, chunk sums are multiplied by
     ``exp((m_c − m)/T)`` and their Δz moments moved to the common origin.
     """
-    inv = 1 / temperature
-    highest = point[:, 0].double()
+    dtype, inv = point.dtype, 1 / temperature
+    highest, lowest, *of_points = point.double().unbind(1)
     offset = highest - highest.amax(0)
     factor = (offset * inv).exp()
-    first = 2 + _POINT_SUMS * k
-    total, weighted, squared = (point[:, first + i].double() for i in range(_POINT_SUMS))
+    total, weighted, squared = (x / s for x, s in zip(of_points, (_SCALE, _SCALE, _SCALE**2), strict=True))
     norm = (factor * total).sum(0)
     norm2 = (factor.square() * squared).sum(0)
     mean_t = (factor * (weighted + offset * total)).sum(0) / norm
 
-    first = 2 + _PAIR_SUMS * k
-    cross, cross_max, centre, r2, p2, r1, move, q2 = (pair[:, first + i].double() for i in range(_PAIR_SUMS))
+    d_max, d_min, t_max, cross, centre, centre_q, p2, r2, r1, q2 = pair.double().unbind(1)
+    p2, q2 = p2 / _SCALE, q2 / _SCALE
+    cross, r2, r1 = (x / _SCALE**2 for x in (cross, r2, r1))
     f_dense, f_pruned = factor[..., dense], factor[..., pruned]
     norm_d, norm_p = norm[..., dense], norm[..., pruned]
-    centre = centre + offset[..., pruned] - offset[..., dense]
+    gap = offset[..., pruned] - offset[..., dense]
+    centre, centre_q = centre + gap, centre_q + gap
     mean_p, var_p = _moments(f_dense, total[..., dense], centre, 0.0, p2, norm_d)
-    mean_q, var_q = _moments(f_pruned, total[..., pruned], centre + move, 0.0, q2, norm_p)
+    mean_q, var_q = _moments(f_pruned, total[..., pruned], centre_q, 0.0, q2, norm_p)
     mass_r, norm_r = squared[..., dense], norm2[..., dense]
     _, var_r = _moments(f_dense.square(), mass_r, centre, r1, r2, norm_r)
     overlap = (f_dense * f_pruned * cross).sum(0)
     cosine = overlap / (norm2[..., dense] * norm2[..., pruned]).sqrt()
     log_ratio = norm_p.log() - norm_d.log()
-    gap = highest[..., pruned] - highest[..., dense]
+    shift = highest[..., pruned] - highest[..., dense]
     length, length_q = norm2[..., dense].sqrt() / norm_d, norm2[..., pruned].sqrt() / norm_p
     # ‖q − p‖² from the two lengths and the angle between them: no second pass over the logits.
     squared_move = (length - length_q).square() + 2 * length * length_q * (1 - cosine).clamp(min=0)
-    size = torch.maximum(highest.abs(), point[:, 1].double().abs()).amax(0)
+    size = torch.maximum(highest.abs(), lowest.abs()).amax(0)
     deviations = {
         "one_minus_cos_p": 1 - cosine,
         "kl_dense_pruned": log_ratio - mean_p * inv,
@@ -252,17 +219,17 @@ def _merge(point, pair, dense, pruned, temperature, k, same) -> dict[str, Tensor
         "var_r": var_r,
         "var_p": var_p,
         "var_q": var_q,
-        "range_dz": (pair[:, 0] + gap).amax(0) - (pair[:, 1] + gap).amin(0),
+        "range_dz": (d_max + shift).amax(0) - (d_min + shift).amin(0),
         "norm_dp": squared_move.sqrt(),
     }
-    # The top tokens agree if one logit is both maxima: there both exponentials are 1.
-    tops = (offset[..., dense] == 0) & (offset[..., pruned] == 0) & (cross_max == 1)
+    # The top tokens agree if one logit is both maxima.
+    tops = (offset[..., dense] == 0) & (offset[..., pruned] == 0) & (t_max == 0)
     levels = {
         "norm_p": length.expand(same.shape),
         "entropy_dense": (norm.log() - mean_t * inv).clamp(min=0)[..., dense].expand(same.shape),
         "pmax_dense": (1 / norm)[..., dense].expand(same.shape),
         "top1_same": (tops.any(0) | same).double(),
-        "resolution": resolution(torch.maximum(size[..., dense], size[..., pruned]), temperature, point.dtype),
+        "resolution": resolution(torch.maximum(size[..., dense], size[..., pruned]), temperature, dtype),
     }
     # Equal inputs may land in different places of a projection and differ in the last bit.
     zeroed = {n: v.clamp(min=0).masked_fill(same, 0.0) for n, v in deviations.items()}

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import os
 import platform
+import shutil
 import subprocess
 from fnmatch import fnmatch
 from functools import cache
@@ -107,7 +108,7 @@ def packages() -> dict[str, str]:
 
 @cache
 def hardware() -> dict:
-    """Processor, core count, memory and system of this machine."""
+    """Processor, core count, memory and system of this machine, and the compiler that ``torch.compile`` finds."""
     model = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -119,5 +120,14 @@ def hardware() -> dict:
         "processor": model,
         "cores": os.cpu_count(),
         "memory_gib": memory,
+        "compiler": _compiler(),
         "system": f"{platform.system()} {platform.machine()}",
     }
+
+
+def _compiler() -> str | None:
+    """What torch looks for on a CPU (``CXX``), or None where nothing is compiled (:mod:`prunelib.measure.compiled`)."""
+    if os.environ.get("PRUNELIB_COMPILE") == "0":
+        return None
+    name = os.environ.get("CXX", "clang++" if platform.system() == "Darwin" else "g++")
+    return name if shutil.which(name) else None
