@@ -8,8 +8,8 @@ import torch
 from prunelib.errors import PrunelibError
 from prunelib.models.lm import pad
 
-# Logits of one batch, in elements. Up to 32 MiB the C library keeps memory for the next batch; beyond,
-# the system clears new pages every time, which takes a CPU as long as the model itself.
+# Logits that are held at once, in elements, whatever the length of a text. Up to 32 MiB the C library keeps memory
+# for the next piece; beyond, the system clears new pages every time, which takes a CPU as long as the model itself.
 _MAX_LOGITS = {"cpu": 2**23, "cuda": 2**28}
 
 
@@ -38,10 +38,16 @@ def text_nll(lm, sequences: Sequence[list[int]]) -> pd.DataFrame:
         size = max(1, min(16, limit // (width * lm.vocab_size)))
         rows, order = order[-size:], order[:-size]
         batch = pad([sequences[i] for i in rows], lm.pad_id, "right", lm.device)
-        with torch.no_grad():
-            logits = lm.model(**batch, use_cache=False).logits[:, :-1].float()
         ids, mask = batch["input_ids"][:, 1:], batch["attention_mask"][:, 1:].bool()
-        nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none")
+        piece = max(1, limit // lm.vocab_size)
+        with torch.no_grad():
+            h = lm.body(**batch, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
+            nll = torch.cat(
+                [
+                    torch.nn.functional.cross_entropy(lm.logits(some), right.to(lm.device), reduction="none")
+                    for some, right in zip(h.split(piece), ids.flatten().split(piece), strict=True)
+                ]
+            )
         sums = nll.view(ids.shape).masked_fill(~mask, 0).cpu().double().sum(1)
         for row, total, count in zip(rows, sums.tolist(), mask.sum(1).tolist(), strict=True):
             result[row] = (total, count)

@@ -78,13 +78,20 @@ class ArrayFile:
         return self._writing.__exit__(*error)
 
 
-def read_arrays(path: Path, key: dict) -> Iterator[tuple[str, list[int], str, bytes]] | None:
-    """``(name, shape, dtype, data)`` of an :class:`ArrayFile`, or None if missing, damaged or of another key."""
+def read_arrays(path: Path, key: dict) -> Iterator[tuple[str, list[int], str, pa.Buffer]] | None:
+    """``(name, shape, dtype, data)`` of an :class:`ArrayFile`, or None if missing, damaged or of another key.
+
+    One array is read at a time.
+    """
     try:
         file = pq.ParquetFile(path)
     except (OSError, pa.ArrowException):
         return None
     if (file.schema_arrow.metadata or {}).get(b"prunelib_key", b"").decode() != key_hash(key):
         return None
-    groups = (file.read_row_group(i).to_pylist()[0] for i in range(file.num_row_groups))
-    return ((row["name"], row["shape"], row["dtype"], row["data"]) for row in groups)
+
+    def row(i: int) -> tuple:
+        name, shape, dtype, data = (column[0] for column in file.read_row_group(i))
+        return name.as_py(), shape.as_py(), dtype.as_py(), data.as_buffer()
+
+    return (row(i) for i in range(file.num_row_groups))

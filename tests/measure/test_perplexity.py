@@ -28,3 +28,15 @@ def test_order_is_kept(tiny):
 def test_a_text_of_one_token(tiny):
     with pytest.raises(PrunelibError, match="text 1 has fewer than two tokens"):
         text_nll(tiny("llama"), [[1, 2], [3]])
+
+
+def test_logits_are_held_a_few_positions_at_a_time(tiny, monkeypatch):
+    from prunelib.measure import perplexity
+
+    lm, asked = tiny("llama"), []
+    whole = text_nll(lm, SEQUENCES)
+    plain = type(lm).logits
+    monkeypatch.setattr(type(lm), "logits", lambda self, h: asked.append(len(h)) or plain(self, h))
+    monkeypatch.setattr(perplexity, "_MAX_LOGITS", {"cpu": 2 * lm.vocab_size})
+    assert text_nll(lm, SEQUENCES)["nll"].tolist() == pytest.approx(whole["nll"].tolist(), rel=1e-6)
+    assert max(asked) == 2 and sum(asked) >= whole["tokens"].sum()

@@ -10,6 +10,7 @@ import pandas as pd
 from prunelib.files import is_sealed, seal, short_name
 from prunelib.methods import parse
 from prunelib.methods.base import JOIN
+from prunelib.models.memory import give_back
 from prunelib.models.sublayers import DropPlan, Site
 from prunelib.runs.progress import report_progress
 from prunelib.runs.run import Run
@@ -301,7 +302,9 @@ def compressed_model(run: Run, spec: str, seed: int | None = None, tokens: "Give
         return repaired_model(run, method, seed, tokens)
     saved = saved_weights(run, spec, seed) if method.needs and tokens is None else None
     if saved is not None:
-        return apply.compressed(run.lm, method, apply.NewWeights(dict(saved)))
+        new = apply.NewWeights(dict(saved))
+        give_back()
+        return apply.compressed(run.lm, method, new)
     ids = None if not method.needs else calibration(run, seed) if tokens is None else tokens.ids(run)
     made = apply.compress(run.lm, [spec], ids)[spec]
     if method.needs and method.kind not in WHOLE and tokens is None:
