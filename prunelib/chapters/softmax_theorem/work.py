@@ -1,0 +1,14 @@
+"""What this chapter takes: its theorem checked on paper, and on every sublayer of the model."""
+
+from prunelib.runs.estimate import shared
+from prunelib.runs.estimate.work import Plan, Timed
+
+
+def work(plan: Plan) -> None:
+    plan.add(Timed("T2"))
+    shared.layerwise(plan)
+    plan.figures(2, intervals=INTERVALS)
+
+
+INTERVALS = 4
+"""Shares and typical factors with an interval by resampling."""

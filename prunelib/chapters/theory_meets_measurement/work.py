@@ -1,0 +1,9 @@
+"""What this chapter takes: one sublayer at every position."""
+
+from prunelib.runs.estimate import shared
+from prunelib.runs.estimate.work import Plan
+
+
+def work(plan: Plan) -> None:
+    shared.middle_layer(plan)
+    plan.figures(2, intervals=8)
