@@ -27,7 +27,7 @@ def estimate(books: Sequence[Notebook], options: RunOptions, parameters: dict[st
     imports, own = _imports(("prunelib.chapters.chapter", "scipy.stats", "seaborn", "torch", "prunelib.engine.text"))
     imports += _figures(books)
     resident = _memory()
-    more, fresh = _imports(("transformers", "prunelib.models.load", "prunelib.runs.estimate.calibration"))
+    more, fresh = _imports(("prunelib.models.load", "transformers.models.llama.modeling_llama"))
     from prunelib.models.load import resolve_device, resolve_dtype
     from prunelib.runs.estimate import calibration, price, work
     from prunelib.runs.estimate.shape import build, shape

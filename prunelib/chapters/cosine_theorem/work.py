@@ -7,8 +7,4 @@ from prunelib.runs.estimate.work import Plan, Timed
 def work(plan: Plan) -> None:
     plan.add(Timed("T1"))
     shared.layerwise(plan)
-    plan.figures(2, intervals=INTERVALS)
-
-
-INTERVALS = 4
-"""Shares and typical factors with an interval by resampling."""
+    plan.figures(2, intervals=10)

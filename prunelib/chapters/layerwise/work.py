@@ -7,4 +7,4 @@ from prunelib.runs.estimate.work import Plan
 def work(plan: Plan) -> None:
     shared.layerwise(plan)
     shared.drop_order(plan)
-    plan.figures(6, intervals=8)
+    plan.figures(6, intervals=14)

@@ -6,4 +6,4 @@ from prunelib.runs.estimate.work import Plan
 
 def work(plan: Plan) -> None:
     shared.middle_layer(plan)
-    plan.figures(2, intervals=8)
+    plan.figures(2, intervals=16)

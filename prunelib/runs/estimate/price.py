@@ -8,7 +8,7 @@ from prunelib.runs.estimate.calibration import Rates
 from prunelib.runs.estimate.source import Source
 from prunelib.runs.estimate.work import Loaded, Moved, Plan, Solved
 
-FIXED = 2_000_000
+FIXED = 700_000
 """Bytes of an executed notebook with its tables that do not grow with the model: the mean of a run."""
 
 

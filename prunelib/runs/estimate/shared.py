@@ -195,9 +195,16 @@ def walk(plan: Plan, specs: Sequence[str], seed: int, dense: bool = False) -> No
 
 
 def keep_weights(plan: Plan, spec: str) -> None:
-    """The file of a compressed model: a bit a weight where only a mask is needed, else the weights themselves."""
-    only_mask = parse(spec).kind == "sparsify" and "gram" not in parse(spec).needs
-    plan.keep(plan.shape.body / 8 if only_mask else plan.shape.body_bytes)
+    """The file of a compressed model: a bit a weight where only a mask is needed, else packed numbers."""
+    method = parse(spec)
+    if method.kind == "sparsify" and "gram" not in method.needs:
+        plan.keep(plan.shape.body / 8)
+    else:
+        plan.keep(PACKED * plan.shape.body_bytes)
+
+
+PACKED = 0.7
+"""What zstd leaves of changed weights. Measured on the default model: GPTQ-4 0.54, SparseGPT 50% 0.56, AWQ-4 0.82."""
 
 
 def planned(plan: Plan, method, seed: int) -> None:
@@ -272,7 +279,7 @@ def repaired(plan: Plan, spec: str, rung, text: str) -> None:
         plan.add(Compared("kl"), held * length * (MEASURED + 2))
     else:  # behind the last block
         plan.add(Compared("kl"), rows * length * (2 if rung.name != "head" else 6))
-    plan.keep(plan.shape.body_bytes if rung.name in ("full", "lora") else 4 * plan.shape.width**2)
+    plan.keep(PACKED * plan.shape.body_bytes if rung.name in ("full", "lora") else 4 * plan.shape.width**2)
 
 
 # ---------------------------------------------------------------- what is asked of models

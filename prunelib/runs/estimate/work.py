@@ -213,8 +213,8 @@ Piece = Read | Learn | Head | Compared | Solved | Gram | Moved | Product | Timed
 CHARACTERS = 4.4
 """Of English text in one token: what the default model's tokenizer makes of this project's passages."""
 
-FIGURE = 700_000
-"""Bytes of a figure in all its forms: the mean of a run."""
+FIGURE = 500_000
+"""Bytes of a figure in all its forms: the mean of a run of the default model."""
 
 CHAT = 30
 """Tokens that a chat template puts around a prompt, system prompt among them: the default model's."""
