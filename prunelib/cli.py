@@ -48,8 +48,14 @@ def commands() -> None:
     "--shard", metavar="K/N", help="compute the K-th of N shares of the chapters; a plain run then joins them"
 )
 @click.option("--fresh", is_flag=True, help="compute everything again")
-@click.option("--dry-run", is_flag=True, help="print what would run, with all parameters")
-def run(notebooks, given, shard, fresh, dry_run, **flags) -> int:
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="print what would run, with all parameters, and the time, memory, disk and operations that it will take here; "
+    "nothing is downloaded",
+)
+@click.option("--json", "as_json", is_flag=True, help="with --dry-run: print JSON instead of a table")
+def run(notebooks, given, shard, fresh, dry_run, as_json, **flags) -> int:
     import dataclasses
 
     from prunelib import paths
@@ -57,6 +63,8 @@ def run(notebooks, given, shard, fresh, dry_run, **flags) -> int:
     from prunelib.models import fetch
     from prunelib.runs import folders, runner, shards, sources
 
+    if as_json and not dry_run:
+        raise PrunelibError("--json prints an estimate: use it with --dry-run")
     options = RunOptions.of(flags | {"seed": runner.convert("seed", flags["seed"], 0)})
     books = sources.select(list(notebooks))
     if shard:
@@ -71,11 +79,7 @@ def run(notebooks, given, shard, fresh, dry_run, **flags) -> int:
     beside = runner.beside(options)
     folder = options.folder
     if dry_run:
-        print(f"run folder: {folder}")
-        for book in books:
-            words = " ".join(f"{k}={v!r}" for k, v in parameters[book.id].items())
-            print(f"{book.id}: {words}")
-        return 0
+        return _dry_run(books, options, parameters, as_json)
     folders.refuse_foreign(folder)
     if not fresh:
         folders.refuse_other(folder, parameters, {"slug": paths.slugify(options.model, options.revision)})
@@ -104,6 +108,18 @@ def run(notebooks, given, shard, fresh, dry_run, **flags) -> int:
                 f" ({units['computed']} units computed, {units['reused']} reused)"
             )
     print(folder)
+    return 0
+
+
+def _dry_run(books, options, parameters, as_json: bool) -> int:
+    from prunelib.chapters.estimate import estimate
+    from prunelib.report import estimate as shown
+
+    if not as_json:
+        print(shown.parameters(options.folder, parameters), flush=True)
+    with commandline.progress() as say:
+        found = estimate(books, options, parameters, say)
+    print(shown.as_json(found, options.folder, parameters) if as_json else shown.text(found, options.folder))
     return 0
 
 

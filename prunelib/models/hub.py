@@ -48,6 +48,32 @@ def snapshot(repo: str, revision: str | None = None, hint: str = "", check: Call
             raise PrunelibError(explain(error, repo, revision, hint, local)) from error
 
 
+def listed(repo: str, revision: str | None = None, hint: str = "") -> tuple[Path, dict[str, int] | None]:
+    """A folder with the ``config.json`` of a hub model, and the bytes of each file that :func:`snapshot` would fetch.
+
+    No other file is fetched. Sizes are None without a network. Raises PrunelibError as :func:`snapshot` does.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.utils import filter_repo_objects
+
+    local = offline()
+    kept = {"local_files_only": local, "ignore_patterns": _UNWANTED}
+    with quiet():
+        try:
+            _bars(False)
+            folder = Path(snapshot_download(repo, revision=revision, allow_patterns=["config.json"], **kept))
+            if local:
+                return folder, None
+            files = {file.path: file.size for file in HfApi().list_repo_tree(repo, revision=folder.name)
+                     if hasattr(file, "size")}  # fmt: skip
+        except KeyboardInterrupt:
+            raise
+        except Exception as error:
+            raise PrunelibError(explain(error, repo, revision, hint, local)) from error
+    wanted = filter_repo_objects(files, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
+    return folder, {name: files[name] for name in wanted}
+
+
 def cached(repo: str, revision: str | None = None) -> Path | None:
     """The snapshot folder of a model whose weights are complete on this disk, or None."""
     from huggingface_hub import try_to_load_from_cache

@@ -184,14 +184,14 @@ def _lacks_memory(name: str, text: str) -> bool:
 def _why_it_died() -> str:
     """What a process most likely died of that left no error: the most it used of what there is tells."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
-    limit = _memory()
+    limit = memory_limit()
     of = f"it used up to {used:.1f} GiB" + (f" of {limit:.1f}" if limit else "")
     if limit and used < limit / 2:
         return f"killed from outside or crashed ({of}): run again to continue, what was finished is kept"
     return f"most likely killed for lack of memory ({of}): {SMALLER}"
 
 
-def _memory() -> float | None:
+def memory_limit() -> float | None:
     """GiB that a process here may use: the machine's, or the limit of its control group."""
     found = [environment.hardware()["memory_gib"]]
     for file in ("memory.max", "memory/memory.limit_in_bytes"):
