@@ -17,8 +17,8 @@ EPILOG = """examples:
   OMP_NUM_THREADS=1 python benchmarks/estimate.py --profile smoke
   OMP_NUM_THREADS=1 python benchmarks/estimate.py 05 06 13 --profile quick --model DIR
 
-how to read it: "ratio" is predicted over measured. Where other work shares the machine the wall-clock ratio changes with
-it; "ratio, busy" leaves that out: the predicted time over the load that the calibration saw, by the processor time
+how to read it: "ratio" is predicted over measured. Where other work shares the machine the wall-clock ratio changes
+with it; "ratio, busy" leaves that out: the predicted time over the load that the calibration saw, by the processor time
 that a notebook took (of all threads, so it means something with one thread).
 """
 

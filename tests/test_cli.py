@@ -124,9 +124,10 @@ def test_a_reader_that_goes_away_ends_quietly(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_dry_run_names_notebooks_and_parameters_and_writes_nothing(tmp_path):
-    code, out, _ = prunelib("run", "--dry-run", "-p", "limit=3", cwd=tmp_path)
-    assert code == 0 and "limit=3" in out and "05-layerwise: model='smollm2-135m-instruct'" in out
+def test_dry_run_names_notebooks_and_parameters_and_their_cost_and_writes_nothing(tmp_path):
+    code, out, err = prunelib("run", "05", "--dry-run", "-p", "limit=3", cwd=tmp_path)
+    assert (code, err) == (0, "") and "limit=3" in out and "05-layerwise: model='smollm2-135m-instruct'" in out
+    assert re.search(r"^05-layerwise +[\d.]+ (s|min) +[\d.]+ (MB|GB) +\d+ MB +[\d.]+$", out, re.M)
     assert list(tmp_path.iterdir()) == []
 
 

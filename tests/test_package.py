@@ -46,7 +46,7 @@ def test_a_chapter_is_a_folder_named_like_its_notebook():
     assert names() == sorted(book.chapter.replace("-", "_") for book in sources.select([]))
     for name in names():
         files = {file.stem for file in (ROOT / "chapters" / name).glob("*.py")}
-        assert files >= {"measure", "figures", "page"}, name
+        assert files >= {"measure", "figures", "page", "work"}, name
 
 
 def test_no_chapter_imports_another():
@@ -63,7 +63,7 @@ def test_only_what_can_change_a_number_enters_the_keys_of_a_chapter(name):
     assert f"chapters/{name}/measure.py" in files and "models/lm.py" in files
     strangers = [file for file in files if file.startswith(("report/", "runs/", "chapters/")) or "/" not in file]
     assert all(file.startswith(("runs/zoo/", f"chapters/{name}/")) for file in strangers), strangers
-    assert not {f"chapters/{name}/{kind}.py" for kind in ("figures", "page")} & files
+    assert not {f"chapters/{name}/{kind}.py" for kind in ("figures", "page", "work")} & files
 
 
 def test_a_chapter_s_number_stands_in_no_code():

@@ -1,8 +1,8 @@
-"""One folder a notebook: what it measures, what it draws, what its page records.
+"""One folder a notebook: what it measures, what it draws, what its page records, what all that takes.
 
 ``measure.py`` computes tables (and is all of a chapter that enters their keys), ``figures.py`` draws
-them, ``page.py`` says what they show. No chapter imports another; what several share is in
-:mod:`prunelib.runs.zoo`, :mod:`prunelib.measure` or :mod:`prunelib.report`.
+them, ``page.py`` says what they show, ``work.py`` counts the work for an estimate. No chapter
+imports another; what several share is in :mod:`prunelib.runs.zoo`, :mod:`prunelib.measure` or :mod:`prunelib.report`.
 """
 
 from importlib import import_module

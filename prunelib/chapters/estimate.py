@@ -5,11 +5,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
 from prunelib.errors import PrunelibError
+from prunelib.runs import sources
 from prunelib.runs.options import RunOptions
 from prunelib.runs.sources import Notebook
 
@@ -62,7 +62,7 @@ def work_of(chapter: str) -> Callable:
     try:
         return import_module(name).work
     except ModuleNotFoundError as error:
-        if error.name != name:
+        if not name.startswith(error.name or name + "."):
             raise
         raise PrunelibError(f"the chapter {chapter} does not say what it takes: it has no work.py") from None
 
@@ -106,9 +106,9 @@ def _drawn() -> float:
 
     load_figures("layerwise")
     table = next((data_dir() / "reference").glob(f"*/figures/{_FIGURE}.csv"))
-    record = {"notebook": "05-layerwise", "model": {"name": "", "revision": None, "fingerprint": ""}, "seed": 0,
-              "profile": "", "code": {}, "packages": {}}  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder, suppress(KeyError):
+    nothing = dict.fromkeys(("name", "revision", "fingerprint", "profile", "seed"), "")
+    record = nothing | {"notebook": sources.of_chapter("layerwise").id, "model": nothing, "code": {}, "packages": {}}
+    with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         figures.draw(_FIGURE, read_csv(table), Path(folder), record)
         return time.perf_counter() - began

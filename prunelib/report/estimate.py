@@ -57,7 +57,9 @@ def _cells(row: Row) -> tuple[str, ...]:
 def _about(found: Estimate) -> list[str]:
     rates, shape = found.rates, found.plan.shape
     fetched = {None: "of unknown size", 0: "there already"}.get(found.download) or f"{size(found.download)} to download"
-    busy = f"; other work on this machine makes everything take {rates.load:.1f} times as long" if rates.load > 1.2 else ""
+    busy = (
+        f"; other work on this machine makes everything take {rates.load:.1f} times as long" if rates.load > 1.2 else ""
+    )
     return [
         f"The model has {shape.parameters / 1e6:,.0f} M parameters in {shape.layers} layers; its files are {fetched}.",
         f"Calibrated in {rates.seconds:.0f} s with {rates.threads} thread{'s' * (rates.threads > 1)}: "

@@ -1,7 +1,7 @@
 """What this chapter takes: sublayers removed one by one, plans chosen by that, and what is left of such models."""
 
 from prunelib.chapters.choosing_what_to_prune import measure
-from prunelib.runs.estimate import shared
+from prunelib.runs.estimate import asked, dense, made
 from prunelib.runs.estimate.work import Plan
 
 
@@ -10,9 +10,9 @@ def work(plan: Plan) -> None:
     pair = measure.pair_specs(models, *measure.pair_of(plan))
     pairs = [*pair[measure.COSINE], *pair.get(measure.KL, [])]
     seeds = range(plan.seed, plan.seed + plan.settings.selection_seeds)
-    shared.answers(plan, list(models["spec"]), [(spec, seed) for spec in pairs for seed in seeds])
-    shared.one_step(plan, list(models["spec"]))
-    shared.drop_order(plan)
+    asked.answers(plan, list(models["spec"]), [(spec, seed) for spec in pairs for seed in seeds])
+    asked.one_step(plan, list(models["spec"]))
+    dense.drop_order(plan)
     for i in range(plan.settings.seeds):
-        shared.removals(plan, plan.seed + i)
+        made.removals(plan, plan.seed + i)
     plan.figures(2, intervals=4)

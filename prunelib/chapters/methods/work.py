@@ -4,8 +4,8 @@ from collections import Counter
 
 from prunelib.chapters.methods import measure
 from prunelib.methods import parse
-from prunelib.runs.estimate import shared
-from prunelib.runs.estimate.work import Compared, Plan, Product
+from prunelib.runs.estimate import asked, dense, made
+from prunelib.runs.estimate.work import Compared, Moved, Plan, Product, tokens
 
 
 def errors(plan: Plan, times: int) -> None:
@@ -16,23 +16,24 @@ def errors(plan: Plan, times: int) -> None:
 
 def work(plan: Plan) -> None:
     walks = measure.walks_of(plan, plan.parameters.get("specs", ""))
-    texts = [shared.tokens(row["text"]) for row in shared.rows_of("tasks/passages.jsonl")][: plan.settings.texts]
+    texts = [tokens(row["text"]) for row in dense.rows_of("tasks/passages.jsonl")][: plan.settings.texts]
     for item in walks:
         own = item.seed == plan.seed
         if item.specs[0] == "dense":
             for spec in item.specs[1:]:
-                shared.read_calibration(plan, 1 + shared.left(plan, spec))
+                dense.read_calibration(plan, 1 + made.left(plan, spec))
         else:
-            shared.walk(plan, item.specs, item.seed, dense=own)
+            made.walk(plan, item.specs, item.seed, dense=own)
             if own:
                 errors(plan, 1 + len(item.specs))
             for spec in item.specs:
                 if plan.once("compressed", spec, item.seed) and parse(spec).needs:
-                    shared.keep_weights(plan, spec)
+                    made.keep_weights(plan, spec)
         for spec in item.specs:
-            shared.compressed(plan, spec, item.seed)
+            made.compressed(plan, spec, item.seed)
             for length in texts:
-                plan.read(1, length, times=shared.left(plan, spec), head=length)
+                plan.read(1, length, times=made.left(plan, spec), head=length)
             plan.add(Compared("nll"), sum(texts))
-    shared.one_step(plan, [s for s in dict.fromkeys(s for w in walks for s in w.specs) if s != "dense"])
+    asked.against_dense(plan, [spec for item in walks for spec in item.specs])
+    plan.add(Moved(1, held=2))  # one is let go after the next is made
     plan.figures(4, intervals=0)

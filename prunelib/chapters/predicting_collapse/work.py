@@ -2,17 +2,17 @@
 
 from prunelib.chapters.predicting_collapse import measure
 from prunelib.methods import parse
-from prunelib.runs.estimate import shared
+from prunelib.runs.estimate import asked
 from prunelib.runs.estimate.work import Plan
 from prunelib.runs.zoo.scores import SEEDED
 
 
 def work(plan: Plan) -> None:
     specs = measure.chosen(plan, plan.parameters.get("specs", ""))
-    shared.answers(plan, specs)
+    asked.answers(plan, specs)
     seeds = [plan.seed + i for i in range(1, plan.settings.seeds)]
-    shared.one_step(plan, [*specs, *((spec, seed) for seed in seeds for spec in specs if spec in SEEDED)])
+    asked.one_step(plan, [*specs, *((spec, seed) for seed in seeds for spec in specs if spec in SEEDED)])
     layers = plan.shape.layers
     nested = sum(1 for most in (layers, layers, 2 * layers) for i in range(1, layers.bit_length() + 1) if 2**i <= most)
-    shared.dropped_kl(plan, nested + sum(parse(spec).kind == "drop" for spec in specs))
+    asked.dropped_kl(plan, nested + sum(parse(spec).kind == "drop" for spec in specs))
     plan.figures(3, intervals=12)

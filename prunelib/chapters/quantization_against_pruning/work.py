@@ -2,7 +2,7 @@
 
 from prunelib.chapters.quantization_against_pruning import measure
 from prunelib.methods import parse
-from prunelib.runs.estimate import shared
+from prunelib.runs.estimate import asked
 from prunelib.runs.estimate.work import Plan, Solved
 from prunelib.runs.zoo import scores
 from prunelib.runs.zoo.models import scaled
@@ -15,12 +15,12 @@ def work(plan: Plan) -> None:
     read = [*panels, *([] if given else [MATCHED])]
     scored = read if given else [*read, *settings.quantized, *scores.drop_specs(plan), *settings.sparse]
     scored = list(dict.fromkeys(parse(spec).spec for spec in scored))
-    shared.answers(plan, scored)
-    shared.decoding(plan, scored if plan.profile == "full" else list(dict.fromkeys(read)), draws=False)
+    asked.answers(plan, scored)
+    asked.decoding(plan, scored if plan.profile == "full" else list(dict.fromkeys(read)), draws=False)
     plan.load()
     plan.add(Solved(measure.ORIGIN), 6)  # three grids, the columns in two orders
-    shared.decoding(plan, [measure.ORIGIN], draws=False)
-    shared.one_step(plan, panels)
+    asked.decoding(plan, [measure.ORIGIN], draws=False)
+    asked.against_dense(plan, panels)
     plan.figures(3, intervals=4)
 
 

@@ -2,7 +2,7 @@
 
 from prunelib.methods import parse, parse_list
 from prunelib.methods.base import JOIN
-from prunelib.runs.estimate import shared
+from prunelib.runs.estimate import asked
 from prunelib.runs.estimate.work import Plan
 from prunelib.runs.zoo.models import scaled
 
@@ -12,11 +12,11 @@ def work(plan: Plan) -> None:
     bases = [method.spec for method in parse_list(plan.parameters.get("specs", ""))]
     bases = bases or scaled(plan, settings.repaired)
     repaired = [parse(f"{base}{JOIN}{rung}").spec for base in bases for rung in settings.rungs]
-    shared.answers(plan, [*bases, *repaired])
-    shared.kl_to_dense(plan, [*bases, *repaired])
+    asked.answers(plan, [*bases, *repaired])
+    asked.kl_to_dense(plan, [*bases, *repaired])
     compared = scaled(plan, settings.compared)
     for text in TEXTS:
-        shared.answers(plan, compared, text=text)
+        asked.answers(plan, compared, text=text)
     plan.figures(3, intervals=4)
 
 

@@ -1,9 +1,9 @@
 """What this chapter takes: one sublayer at every position."""
 
-from prunelib.runs.estimate import shared
+from prunelib.runs.estimate import dense
 from prunelib.runs.estimate.work import Plan
 
 
 def work(plan: Plan) -> None:
-    shared.middle_layer(plan)
+    dense.middle_layer(plan)
     plan.figures(2, intervals=16)

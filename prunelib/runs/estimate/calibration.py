@@ -38,7 +38,8 @@ _VOCAB = 2**15
 """Tokens of the vocabulary on which measures are timed: they go through it a tile at a time."""
 
 _MATRICES = ((256, 256), (768, 768), (64, 2048))
-"""(d_out, d_in) of the matrices that methods are timed on: they tell apart what grows with numbers, products, factors."""
+"""(d_out, d_in) of the matrices that methods are timed on: they tell apart what grows with numbers, with products, and
+with factors."""
 
 _ASCENT = 10
 """Of the 300 steps of a search for the worst case of a theorem."""
@@ -202,7 +203,8 @@ def _blocks(lm) -> tuple[tuple[float, float], ...]:
 
 def _heads(lm) -> tuple[tuple[float, float], ...]:
     with torch.no_grad():
-        return tuple((rows, _time(lambda h=_states(lm, rows): lm.logits(h).argmax(-1), 0.05)) for rows in ROWS)
+        states = [_states(lm, rows) for rows in ROWS]
+        return tuple((len(h), _time(lambda h=h: lm.logits(h).argmax(-1), 0.05)) for h in states)
 
 
 def _states(lm, rows: int) -> torch.Tensor:

@@ -45,7 +45,7 @@ class Estimate:
         total, found = self.total, []
         if memory is not None and total.memory > memory * 2**30:
             found.append(
-                f"about {total.memory / 1e9:.1f} GB of memory are needed and this machine has {memory * 2**30 / 1e9:.1f}: "
+                f"about {total.memory / 1e9:.1f} GB of memory are needed, this machine has {memory * 2**30 / 1e9:.1f}: "
                 "take a smaller --profile, or --dtype bfloat16"
             )
         there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
@@ -58,8 +58,11 @@ class Estimate:
 def price(plan: Plan, rates: Rates, source: Source, base: float) -> Estimate:
     """``base``: bytes of a process that has imported everything and no model."""
     shape, rows = plan.shape, []
+    stored = getattr(getattr(source.config, "dtype", None), "itemsize", shape.itemsize)
+    # Files of another type are in memory beside the numbers that are made of them.
+    loading = shape.parameters * (shape.itemsize + (stored if stored != shape.itemsize else 0))
     for name, pieces in plan.pieces.items():
-        loaded = shape.bytes if Loaded() in pieces else 0
+        loaded = Loaded() in pieces
         # A compressed model is held beside the dense one; what is asked of it needs its memory on top.
         held = max((p.memory(shape) for p in pieces if isinstance(p, Solved | Moved)), default=0)
         working = max((p.memory(shape) for p in pieces if not isinstance(p, Solved | Moved)), default=0)
@@ -67,7 +70,7 @@ def price(plan: Plan, rates: Rates, source: Source, base: float) -> Estimate:
             Row(
                 name,
                 sum(times * piece.seconds(shape, rates) for piece, times in pieces.items()),
-                base + loaded + held + working,
+                base + max(loaded * loading, loaded * shape.bytes + held + working),
                 FIXED + plan.written[name],
                 sum(times * piece.flops(shape) for piece, times in pieces.items()),
             )

@@ -26,7 +26,10 @@ class Shape:
     width: int
     vocab: int
     heads: int
-    head_dim: int
+    head_dim: float
+    """Of queries and values, in the mean."""
+    cached: int
+    """Numbers that a token leaves in the cache of a layer, keys and values."""
     parameters: int
     """All numbers, each once (tied ones too), towers that are not used among them."""
     body: int
@@ -58,8 +61,12 @@ class Shape:
 
         The matrices' products, attention over all positions (a mask saves none), and ``head_rows`` rows of logits.
         """
-        attention = 4 * self.layers * self.heads * self.head_dim * rows * tokens * (past + tokens)
-        return 2 * self.active * rows * tokens + attention + 2 * self.head * head_rows
+        seen = self.attended(rows, tokens, past)
+        return 2 * self.active * rows * tokens + seen + 2 * self.head * head_rows
+
+    def attended(self, rows: int, tokens: int, past: int = 0) -> float:
+        """Operations of these that are attention's: scores, and values weighted by them."""
+        return 4 * self.layers * self.heads * self.head_dim * rows * tokens * (past + tokens)
 
     @cached_property
     def widest(self) -> int:
@@ -70,7 +77,7 @@ class Shape:
 def build(config, layers: int | None = None, device: torch.device | str = "meta") -> LM:
     """A model of a configuration without weights, with fewer ``layers`` where given.
 
-    Its parameters are on the meta device, without storage; its buffers, such as frequencies of positions, on ``device``.
+    Its parameters are on the meta device, without storage; its buffers (frequencies of positions) on ``device``.
     """
     config = copy.deepcopy(config)
     text = text_config(config)
@@ -79,7 +86,12 @@ def build(config, layers: int | None = None, device: torch.device | str = "meta"
             if name in text.to_dict() or name in getattr(text, "attribute_map", {}):
                 setattr(text, name, layers)
         for name, value in list(text.__dict__.items()):
-            if isinstance(value, list) and name in ("layer_types", "no_rope_layers", "mlp_layer_types", "attention_layers"):
+            if isinstance(value, list) and name in (
+                "layer_types",
+                "no_rope_layers",
+                "mlp_layer_types",
+                "attention_layers",
+            ):
                 setattr(text, name, value[:layers])
     with quiet(), torch.device(device), _without_storage():
         model = auto_class(config).from_config(config)
@@ -108,13 +120,15 @@ def shape(config, itemsize: int = 4) -> Shape:
     lm = build(config)
     text = lm.config
     heads = text.num_attention_heads
+    head_dim = _head_dim(text, lm.d_model, heads)
     layers = lm.layers
     return Shape(
         layers=len(layers),
         width=lm.d_model,
         vocab=lm.vocab_size,
         heads=heads,
-        head_dim=_head_dim(text, lm.d_model, heads),
+        head_dim=head_dim,
+        cached=2 * int((getattr(text, "num_key_value_heads", None) or heads) * head_dim),
         parameters=sum(p.numel() for p in lm.model.parameters()),
         body=sum(p.numel() for layer in layers for p in layer.parameters()),
         active=(active := sum(_active(lm, layer) for layer in range(len(layers)))),

@@ -1,7 +1,9 @@
 """A model's configuration and the sizes of its files, without its weights."""
 
-import json
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +43,8 @@ def source(name: str, revision: str | None = None) -> Source:
     if alias and alias.wheel:
         there = cachefiles.read_marker(cache_dir() / "models" / name) is not None
         sizes = (0, 0) if there else (alias.download_mb * 10**6, alias.disk_mb * 10**6)
-        return _of(_known(name), *sizes)
+        with _known(name) as folder:
+            return _of(folder, *sizes)
     if local and local.is_file():
         return _of(_converted(local), 0, 0)
     if local:
@@ -54,12 +57,12 @@ def _of(folder: Path, download: int | None, kept: int) -> Source:
     return Source(config, download, kept, tuple(getattr(config, "prunelib_drop", None) or ()))
 
 
-def _known(alias: str) -> Path:
+@contextmanager
+def _known(alias: str) -> Iterator[Path]:
     """A folder with the committed configuration of an alias."""
-    file = data_dir() / "configs" / f"{alias}.json"
-    folder = Path(tempfile.mkdtemp(prefix="prunelib-config-"))
-    (folder / "config.json").write_bytes(file.read_bytes())
-    return folder
+    with tempfile.TemporaryDirectory(prefix="prunelib-config-") as folder:
+        shutil.copyfile(data_dir() / "configs" / f"{alias}.json", Path(folder) / "config.json")
+        yield Path(folder)
 
 
 def _converted(file: Path) -> Path:
@@ -77,12 +80,3 @@ def _of_hub(repo: str, revision: str | None, hint: str) -> Source:
     there = hub.cached(repo, revision) is not None
     total = sum(sizes.values()) if sizes is not None else None
     return _of(folder, 0 if there else total, 0 if there else total or 0)
-
-
-def weight_bytes(folder: Path) -> int:
-    """Bytes of the safetensors files in a folder."""
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-
-
-def read_json(file: Path) -> dict:
-    return json.loads(file.read_text())

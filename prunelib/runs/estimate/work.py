@@ -2,7 +2,7 @@
 
 A piece knows its operations, its time at the rates of a machine (:mod:`calibration`) and the memory that it takes
 beside the model. A chapter says how many of which it takes in ``prunelib/chapters/<name>/work.py``; what chapters share
-is in :mod:`shared` and counted once, by the notebook that comes first, as a run computes it.
+is in :mod:`dense`, :mod:`made` and :mod:`asked`, counted once, by the notebook that comes first, as a run computes it.
 """
 
 import math
@@ -33,13 +33,16 @@ class Read:
         return shape.forward(self.rows, self.tokens, self.past)
 
     def seconds(self, shape: Shape, rates: "Rates") -> float:
-        return shape.layers * rates.block(self.rows * self.tokens)
+        """A pass as it was timed, and what grows with the past: attention, and a cache that is copied when it grows."""
+        copied = 3 * shape.layers * shape.cached * shape.itemsize * self.rows * self.past
+        attention = shape.attended(self.rows, self.tokens, self.past) / rates.gemm
+        return shape.layers * rates.block(self.rows * self.tokens) + attention + copied / rates.bandwidth
 
     def memory(self, shape: Shape) -> float:
         """The widest activations of a block, its scores of attention, and the keys and values of all."""
         n = self.rows * self.tokens
         scores = self.rows * shape.heads * self.tokens * (self.past + self.tokens)
-        kept = 2 * shape.layers * shape.width * self.rows * (self.past + self.tokens)
+        kept = shape.layers * shape.cached * self.rows * (self.past + self.tokens)
         return shape.itemsize * (n * (4 * shape.width + 3 * shape.widest) + scores + kept)
 
 
@@ -144,9 +147,11 @@ class Gram:
 
 @dataclass(frozen=True)
 class Moved:
-    """``bytes`` of memory that are read or written ``times`` the weights of the blocks, such as weights put in place."""
+    """Memory that is read or written, ``times`` the weights of the blocks: weights that are put in place."""
 
     times: float
+    held: int = 1
+    """How many such models are in memory."""
 
     def flops(self, shape: Shape) -> float:
         return 0.0
@@ -155,7 +160,7 @@ class Moved:
         return self.times * shape.body_bytes / rates.bandwidth
 
     def memory(self, shape: Shape) -> float:
-        return shape.body_bytes
+        return self.held * shape.body_bytes
 
 
 @dataclass(frozen=True)
