@@ -155,7 +155,7 @@ def test_a_lack_of_memory_is_one_line_and_what_was_done_is_kept(tmp_path, folder
 
 
 def test_a_process_that_used_most_of_the_memory_was_killed_for_it(monkeypatch):
-    monkeypatch.setattr(runner, "_memory", lambda: 0.001)
+    monkeypatch.setattr(runner, "memory_limit", lambda: 0.001)
     assert runner._why_it_died().startswith("most likely killed for lack of memory (it used up to ")
     assert "--dtype bfloat16" in runner._why_it_died()
 
