@@ -14,7 +14,7 @@ from prunelib.errors import PrunelibError
 from prunelib.measure.compiled import compiles
 from prunelib.measure.head import Head
 
-_PRODUCT_ROWS = 1024  # below this a projection is limited by packing its inputs
+_PRODUCT_ROWS = 4096  # below this a projection is limited by packing its inputs
 _BLOCK_ROWS = 8192  # more rows at once gain nothing
 # A compiled tile: one shape for all models, so that its code is built once; what its loops hand on fits the cache.
 _ROWS, _COLUMNS = 512, 1024
