@@ -6,9 +6,6 @@ from pathlib import Path
 from prunelib.runs.estimate.price import Estimate, Row
 from prunelib.runs.runner import memory_limit
 
-FACTOR = 1.5
-"""By which a notebook of more than some seconds may take longer or shorter: see benchmarks/estimate.py."""
-
 
 def parameters(folder: Path, chosen: dict[str, dict]) -> str:
     """The run folder, and what each notebook would be given."""
@@ -63,8 +60,8 @@ def _about(found: Estimate) -> list[str]:
     return [
         f"The model has {shape.parameters / 1e6:,.0f} M parameters in {shape.layers} layers; its files are {fetched}.",
         f"Calibrated in {rates.seconds:.0f} s with {rates.threads} thread{'s' * (rates.threads > 1)}: "
-        f"{rates.gemm / 1e9:.0f} GFLOP/s, {rates.bandwidth / 1e9:.1f} GB/s{busy}. Times are right within a factor of "
-        f"about {FACTOR:g} while the machine stays as busy as it is; a table that is there already takes none.",
+        f"{rates.gemm / 1e9:.0f} GFLOP/s, {rates.bandwidth / 1e9:.1f} GB/s{busy}. Times are rough, and "
+        "suppose that the machine stays as busy as it is; a table that is there already takes none.",
     ]
 
 

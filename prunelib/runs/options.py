@@ -29,7 +29,7 @@ class RunOptions:
         DEFAULT_MODEL, "alias (see `prunelib models`), hub id, local folder or .gguf file", "ID", flag=True
     )
     revision: str = _option("", "hub branch, tag or commit", "SHA", flag=True)
-    profile: str = _option("quick", "smoke (seconds), quick (minutes) or full (hours)", flag=True)
+    profile: str = _option("quick", "smoke (does it run), quick (minutes) or full (hours)", flag=True)
     seed: int = _option(0, "seed of everything random (default 0)", "N", flag=True)
     device: str = _option(
         "auto", "auto (a GPU, or several and main memory for a model that is larger), cpu, cuda, cuda:1, mps", flag=True
@@ -81,6 +81,28 @@ class RunOptions:
 NAMES = tuple(one.name for one in fields(RunOptions))
 FLAGS = tuple(one.name for one in fields(RunOptions) if one.metadata["flag"])
 """Options that the command line has a name for."""
+
+
+class Asked:
+    """What whoever holds :class:`RunOptions` as ``options`` is asked for: a run, and one that is only counted."""
+
+    options: RunOptions
+
+    @property
+    def settings(self) -> profiles.Profile:
+        return self.options.settings
+
+    @property
+    def profile(self) -> str:
+        return self.options.profile
+
+    @property
+    def seed(self) -> int:
+        return self.options.seed
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        return parse_temperatures(self.options.temperatures)
 
 
 def parse_temperatures(text: str) -> tuple[float, ...]:

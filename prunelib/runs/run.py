@@ -11,12 +11,11 @@ from prunelib.errors import PrunelibError
 from prunelib.files import key_hash, read_json, write_json
 from prunelib.runs import environment, folders
 from prunelib.runs.beside import Beside, runs_beside
-from prunelib.runs.options import RunOptions, parse_temperatures
-from prunelib.runs.profiles import Profile
+from prunelib.runs.options import Asked, RunOptions
 from prunelib.runs.record import Record
 
 
-class Run:
+class Run(Asked):
     """One notebook's view of a run; ``own`` are the notebook's own parameters, which are only recorded.
 
     Opens the run folder. Raises PrunelibError for a folder that is not ours, or holds another model or other options.
@@ -54,22 +53,6 @@ class Run:
     @property
     def notebook(self) -> str:
         return self.record.notebook
-
-    @property
-    def settings(self) -> Profile:
-        return self.options.settings
-
-    @property
-    def profile(self) -> str:
-        return self.options.profile
-
-    @property
-    def seed(self) -> int:
-        return self.options.seed
-
-    @property
-    def temperatures(self) -> tuple[float, ...]:
-        return parse_temperatures(self.options.temperatures)
 
     @cached_property
     def beside(self) -> list[Beside]:

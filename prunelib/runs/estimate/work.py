@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from prunelib.runs.estimate.shape import Shape
-from prunelib.runs.options import RunOptions, parse_temperatures
+from prunelib.runs.options import Asked, RunOptions
 
 if TYPE_CHECKING:
     from prunelib.runs.estimate.calibration import Rates
@@ -231,7 +231,7 @@ def tokens(text: str) -> int:
 
 
 @dataclass(eq=False)
-class Plan:
+class Plan(Asked):
     """A run that is counted and not made: it has what functions that plan a run read of one."""
 
     options: RunOptions
@@ -244,22 +244,6 @@ class Plan:
     """Of the notebook that is counted now."""
     _now: str = ""
     _done: set = field(default_factory=set)
-
-    @property
-    def settings(self):
-        return self.options.settings
-
-    @property
-    def profile(self) -> str:
-        return self.options.profile
-
-    @property
-    def seed(self) -> int:
-        return self.options.seed
-
-    @property
-    def temperatures(self) -> tuple[float, ...]:
-        return parse_temperatures(self.options.temperatures)
 
     @property
     def model(self) -> dict:
